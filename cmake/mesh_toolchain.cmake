@@ -1,0 +1,31 @@
+# Compiler, warnings, sanitizers, ccache and linker choices that hold for every target.
+find_program(MESH_CCACHE ccache)
+if(MESH_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${MESH_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${MESH_CCACHE})
+endif()
+
+add_library(mesh_options INTERFACE)
+target_include_directories(mesh_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_BINARY_DIR}/generated)
+# -ffp-contract=off: a fused multiply-add stands only where the code says fma (docs/numerics.md).
+target_compile_options(mesh_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -ffp-contract=off -fno-math-errno)
+if(MESH_WERROR)
+  target_compile_options(mesh_options INTERFACE -Werror)
+endif()
+target_compile_definitions(mesh_options INTERFACE BOOST_ASIO_NO_DEPRECATED)
+# g++ cannot model the fence of Asio under TSan; clang 14's UBSan "function" check does not assemble with coroutines.
+if(MESH_SANITIZE)
+  string(REPLACE ";" "," mesh_sanitizers "${MESH_SANITIZE}")
+  target_compile_options(mesh_options INTERFACE -fsanitize=${mesh_sanitizers} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all -gline-tables-only)
+  target_link_options(mesh_options INTERFACE -fsanitize=${mesh_sanitizers})
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    target_compile_options(mesh_options INTERFACE -fno-sanitize=function)
+  endif()
+  if(mesh_sanitizers MATCHES thread)
+    target_compile_definitions(mesh_options INTERFACE BOOST_ASIO_DISABLE_FENCED_BLOCK)
+  endif()
+endif()
+find_package(Threads REQUIRED)
+target_link_libraries(mesh_options INTERFACE Threads::Threads)
