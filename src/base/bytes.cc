@@ -7,7 +7,9 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 }
 
-void Buffer::Free::operator()(std::byte* p) const { ::operator delete[](p, kAlignment); }
+void Buffer::Free::operator()(std::byte* p) const {
+  ::operator delete[](p, kAlignment);
+}
 
 Buffer::Buffer(std::size_t size) : size_(size) {
   if (size > 0) data_.reset(static_cast<std::byte*>(::operator new[](size, kAlignment)));
@@ -28,10 +30,13 @@ Buffer Buffer::copy_of(std::span<const std::byte> bytes) {
   return buffer;
 }
 
-Buffer Buffer::copy_of(std::string_view text) { return copy_of(as_bytes(text)); }
+Buffer Buffer::copy_of(std::string_view text) {
+  return copy_of(as_bytes(text));
+}
 
 Error ByteReader::short_read(std::size_t wanted) const {
-  return Error(Code::kCorrupt, fmt::format("{} bytes wanted at offset {}, {} left", wanted, at_, remaining()));
+  return Error(Code::kCorrupt,
+               fmt::format("{} bytes wanted at offset {}, {} left", wanted, at_, remaining()));
 }
 
 std::string to_hex(std::span<const std::byte> bytes) {
@@ -41,6 +46,8 @@ std::string to_hex(std::span<const std::byte> bytes) {
   return text;
 }
 
-std::string to_hex(std::uint64_t value) { return fmt::format("{:016x}", value); }
+std::string to_hex(std::uint64_t value) {
+  return fmt::format("{:016x}", value);
+}
 
 }  // namespace mesh

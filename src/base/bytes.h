@@ -80,7 +80,8 @@ class ByteWriter {
     put({reinterpret_cast<const std::byte*>(&value), sizeof(T)});
   }
   void put(std::span<const std::byte> part) {
-    MESH_CHECK(part.size() <= bytes_.size() - at_, "{} bytes into {} left", part.size(), bytes_.size() - at_);
+    MESH_CHECK(part.size() <= bytes_.size() - at_, "{} bytes into {} left", part.size(),
+               bytes_.size() - at_);
     if (!part.empty()) std::memcpy(bytes_.data() + at_, part.data(), part.size());
     at_ += part.size();
   }

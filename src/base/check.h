@@ -1,5 +1,6 @@
 #pragma once
-// Assertions about our own code. On in every build; bytes from a peer, a file or a user must never reach one.
+// Assertions about our own code. On in every build; bytes from a peer, a file or a user must never
+// reach one.
 
 #include <fmt/core.h>
 
@@ -15,10 +16,10 @@ namespace mesh {
 }  // namespace mesh
 
 // MESH_CHECK(rows <= capacity, "{} rows, capacity {}", rows, capacity);
-#define MESH_CHECK(condition, ...)                                                         \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]]                                                         \
-      ::mesh::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__));      \
+#define MESH_CHECK(condition, ...)                                                    \
+  do {                                                                                \
+    if (!(condition)) [[unlikely]]                                                    \
+      ::mesh::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)
 
 // For hot loops: compiled only when NDEBUG is not defined and MESH_DEBUG_CHECKS is.

@@ -31,9 +31,15 @@ const Row& row_of(Code code) {
 
 }  // namespace
 
-std::string_view code_name(Code code) { return row_of(code).name; }
-int http_status(Code code) { return row_of(code).http; }
-std::uint32_t wire_code(Code code) { return row_of(code).wire; }
+std::string_view code_name(Code code) {
+  return row_of(code).name;
+}
+int http_status(Code code) {
+  return row_of(code).http;
+}
+std::uint32_t wire_code(Code code) {
+  return row_of(code).wire;
+}
 
 Code code_from_wire(std::uint32_t number) {
   for (const Row& row : kRows)

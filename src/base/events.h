@@ -1,5 +1,6 @@
 #pragma once
-// Structured events: a stable dotted name and fields, no prose with values in it. No prompts or tokens above debug.
+// Structured events: a stable dotted name and fields, no prose with values in it. No prompts or
+// tokens above debug.
 
 #include <cstdint>
 #include <initializer_list>
@@ -10,7 +11,12 @@
 
 namespace mesh {
 
-enum class Level { kDebug, kInfo, kWarn, kError };  // error: a person must look; it fails a simulation
+enum class Level {
+  kDebug,
+  kInfo,
+  kWarn,
+  kError
+};  // error: a person must look; it fails a simulation
 
 struct Field {
   std::string key;
@@ -21,8 +27,8 @@ struct Field {
   Field(std::string_view k, bool v) : key(k), value(v ? "true" : "false") {}
   Field(std::string_view k, double v);
   template <typename T>
-    requires std::is_integral_v<T>
-  Field(std::string_view k, T v) : key(k), value(std::to_string(v)) {}
+  requires std::is_integral_v<T> Field(std::string_view k, T v)
+      : key(k), value(std::to_string(v)) {}
 };
 
 // Sink of events. Implementations may be called from any thread.
@@ -30,10 +36,18 @@ class Events {
  public:
   virtual ~Events() = default;
   virtual void emit(Level level, std::string_view name, std::vector<Field> fields) = 0;
-  void debug(std::string_view name, std::initializer_list<Field> f = {}) { emit(Level::kDebug, name, f); }
-  void info(std::string_view name, std::initializer_list<Field> f = {}) { emit(Level::kInfo, name, f); }
-  void warn(std::string_view name, std::initializer_list<Field> f = {}) { emit(Level::kWarn, name, f); }
-  void error(std::string_view name, std::initializer_list<Field> f = {}) { emit(Level::kError, name, f); }
+  void debug(std::string_view name, std::initializer_list<Field> f = {}) {
+    emit(Level::kDebug, name, f);
+  }
+  void info(std::string_view name, std::initializer_list<Field> f = {}) {
+    emit(Level::kInfo, name, f);
+  }
+  void warn(std::string_view name, std::initializer_list<Field> f = {}) {
+    emit(Level::kWarn, name, f);
+  }
+  void error(std::string_view name, std::initializer_list<Field> f = {}) {
+    emit(Level::kError, name, f);
+  }
 };
 
 // Discards everything.

@@ -22,6 +22,8 @@ void Hasher::update(std::span<const std::byte> bytes) {
   XXH3_64bits_update(state_->xxh, bytes.data(), bytes.size());
 }
 
-std::uint64_t Hasher::digest() const { return XXH3_64bits_digest(state_->xxh); }
+std::uint64_t Hasher::digest() const {
+  return XXH3_64bits_digest(state_->xxh);
+}
 
 }  // namespace mesh

@@ -2,9 +2,9 @@
 // Non-cryptographic hashes (XXH3) for fingerprints, cache keys and test digests.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
-#include <memory>
 
 #include "base/bytes.h"
 

@@ -54,7 +54,9 @@ Result<PeerId> PeerId::from_bytes(std::string_view raw) {
   return id;
 }
 
-std::string LayerRange::to_string() const { return fmt::format("{}:{}", begin, end); }
+std::string LayerRange::to_string() const {
+  return fmt::format("{}:{}", begin, end);
+}
 
 Result<LayerRange> LayerRange::parse(std::string_view text) {
   LayerRange range;
@@ -67,7 +69,8 @@ Result<LayerRange> LayerRange::parse(std::string_view text) {
       !number(text.substr(colon + 1), range.end) || range.empty())
     return Error(Code::kInvalidArgument,
                  fmt::format("'{}' is not a layer range; write BEGIN:END with BEGIN < END, "
-                             "for example 0:14 for the first fourteen layers", text));
+                             "for example 0:14 for the first fourteen layers",
+                             text));
   return range;
 }
 

@@ -11,7 +11,8 @@
 
 namespace mesh {
 
-// Identity of a node: SHA-256 of its public key (SubjectPublicKeyInfo, DER). Shown as base32, 52 characters.
+// Identity of a node: SHA-256 of its public key (SubjectPublicKeyInfo, DER). Shown as base32, 52
+// characters.
 struct PeerId {
   std::array<std::uint8_t, 32> bytes{};
   auto operator<=>(const PeerId&) const = default;
@@ -46,7 +47,8 @@ struct SequenceId {
   auto operator<=>(const SequenceId&) const = default;
 };
 
-// The stages of a request and its epoch, hashed to 8 bytes; every stage derives the same handle from OPEN.
+// The stages of a request and its epoch, hashed to 8 bytes; every stage derives the same handle
+// from OPEN.
 struct RouteHandle {
   std::uint64_t value = 0;
   auto operator<=>(const RouteHandle&) const = default;

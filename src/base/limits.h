@@ -1,5 +1,6 @@
 #pragma once
-// Every bound of the system in one place. A queue, frame, table or retry without a line here is a defect.
+// Every bound of the system in one place. A queue, frame, table or retry without a line here is a
+// defect.
 
 #include <cstddef>
 #include <cstdint>
@@ -8,58 +9,65 @@
 
 namespace mesh::limits {
 
-// --- files -------------------------------------------------------------------------------------------------------
+// --- files
+// -------------------------------------------------------------------------------------------------------
 constexpr std::size_t kSafetensorsHeaderBytes = 100u << 20;  // as the reference implementation
-constexpr std::size_t kJsonFileBytes = 64u << 20;            // config.json, tokenizer.json, index.json
+constexpr std::size_t kJsonFileBytes = 64u << 20;  // config.json, tokenizer.json, index.json
 constexpr std::size_t kTensorsPerModel = 1u << 20;
 constexpr std::size_t kTensorRank = 8;
 constexpr std::size_t kShardsPerModel = 10'000;
 
-// --- model -------------------------------------------------------------------------------------------------------
+// --- model
+// -------------------------------------------------------------------------------------------------------
 constexpr std::uint32_t kLayers = 1024;
 constexpr std::uint32_t kHidden = 1u << 17;
 constexpr std::uint32_t kVocabulary = 1u << 22;
 constexpr std::uint32_t kContext = 1u << 22;
 
-// --- text --------------------------------------------------------------------------------------------------------
+// --- text
+// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kPromptBytes = 16u << 20;
 constexpr std::size_t kTemplateOutputBytes = 32u << 20;
 constexpr std::size_t kTemplateSteps = 10'000'000;
 constexpr std::size_t kTemplateDepth = 100;
 
-// --- wire --------------------------------------------------------------------------------------------------------
+// --- wire
+// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kFrameHeaderBytes = 64u << 10;   // protobuf part of a frame
 constexpr std::size_t kFramePayloadBytes = 64u << 20;  // raw part of a frame
 constexpr std::size_t kLinkQueueBytes = 256u << 20;    // waiting to be written to one peer
 constexpr std::size_t kPeers = 512;
-constexpr std::size_t kRecordBytes = 4096;             // one gossiped record, encoded
+constexpr std::size_t kRecordBytes = 4096;  // one gossiped record, encoded
 constexpr std::size_t kRouteStages = 64;
 constexpr std::size_t kAddressesPerPeer = 16;
 
-// --- serving -----------------------------------------------------------------------------------------------------
+// --- serving
+// -----------------------------------------------------------------------------------------------------
 constexpr std::size_t kSequencesPerStage = 1024;
-constexpr std::size_t kBatchRows = 1024;     // rows of one step
-constexpr std::size_t kPrefillChunk = 512;   // prompt rows of one step
+constexpr std::size_t kBatchRows = 1024;    // rows of one step
+constexpr std::size_t kPrefillChunk = 512;  // prompt rows of one step
 constexpr std::size_t kWaitingRequests = 256;
 constexpr std::size_t kStopIds = 64;
-constexpr std::size_t kPendingSteps = 256;   // micro-batches waiting at one stage
-constexpr std::size_t kLoopTasks = 1u << 16; // tasks posted to the control loop
+constexpr std::size_t kPendingSteps = 256;    // micro-batches waiting at one stage
+constexpr std::size_t kLoopTasks = 1u << 16;  // tasks posted to the control loop
 constexpr std::size_t kBlockingJobs = 512;
 
-// --- HTTP --------------------------------------------------------------------------------------------------------
+// --- HTTP
+// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kHttpBodyBytes = 16u << 20;
 constexpr std::size_t kHttpHeaderBytes = 64u << 10;
 constexpr std::size_t kHttpConnections = 1024;
 constexpr std::size_t kStreamBufferBytes = 1u << 20;  // unsent events of one stream
 
-// --- time --------------------------------------------------------------------------------------------------------
+// --- time
+// --------------------------------------------------------------------------------------------------------
 constexpr Duration kHeartbeat = milliseconds(500);
-constexpr Duration kSuspicion = seconds(2);        // silence after which a peer counts as gone
-constexpr Duration kHelloDeadline = seconds(5);    // from TLS to an accepted HELLO
+constexpr Duration kSuspicion = seconds(2);      // silence after which a peer counts as gone
+constexpr Duration kHelloDeadline = seconds(5);  // from TLS to an accepted HELLO
 constexpr Duration kDialDeadline = seconds(5);
 constexpr Duration kRedialMin = milliseconds(500);
 constexpr Duration kRedialMax = seconds(30);
-constexpr Duration kOpenDeadline = seconds(5);     // all stages must have reserved their pages
+constexpr Duration kOpenDeadline = seconds(5);  // all stages must have reserved their pages
 constexpr Duration kRequestDeadline = seconds(600);
 constexpr Duration kDrainDeadline = seconds(30);
 constexpr Duration kReplanSettle = milliseconds(300);

@@ -1,5 +1,6 @@
 #pragma once
-// Seedable generators with a fixed definition, so that every seed means the same numbers on every machine.
+// Seedable generators with a fixed definition, so that every seed means the same numbers on every
+// machine.
 
 #include <cstdint>
 #include <string_view>
@@ -22,7 +23,8 @@ constexpr std::uint64_t fnv1a64(std::string_view text) {
   return hash;
 }
 
-// Small sequential generator for tests, simulation and jitter. Not for secrets: those come from env::Random.
+// Small sequential generator for tests, simulation and jitter. Not for secrets: those come from
+// env::Random.
 class Prng {
  public:
   explicit constexpr Prng(std::uint64_t seed) : state_(seed) {}
@@ -31,7 +33,8 @@ class Prng {
     state_ += 0x9E3779B97F4A7C15ull;
     return out;
   }
-  // Uniform in [0, bound); bound > 0. The bias of the multiply-shift is below 2^-32 for bounds under 2^32.
+  // Uniform in [0, bound); bound > 0. The bias of the multiply-shift is below 2^-32 for bounds
+  // under 2^32.
   constexpr std::uint64_t below(std::uint64_t bound) {
     return static_cast<std::uint64_t>((static_cast<mesh_u128>(next()) * bound) >> 64);
   }

@@ -1,5 +1,6 @@
 #pragma once
-// Errors of the world (peer, file, user, timeout) travel as Result<T>; our own bugs are MESH_CHECK (base/check.h).
+// Errors of the world (peer, file, user, timeout) travel as Result<T>; our own bugs are MESH_CHECK
+// (base/check.h).
 
 #include <optional>
 #include <string>
@@ -25,7 +26,8 @@ enum class Code {
   kInternal,
 };
 
-// One failure: a code and one sentence with the actual values, to which callers add context on the way up.
+// One failure: a code and one sentence with the actual values, to which callers add context on the
+// way up.
 struct Error {
   Code code = Code::kInternal;
   std::string message;
@@ -44,8 +46,10 @@ struct Error {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
 
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -104,9 +108,9 @@ class [[nodiscard]] Result<void> {
 #define MESH_CONCAT(a, b) MESH_CONCAT_INNER(a, b)
 
 // Returns the error of `expr` (a Result<void>) from the enclosing function, if there is one.
-#define MESH_RETURN_IF_ERROR(expr)                  \
-  do {                                              \
-    auto mesh_status = (expr);                      \
+#define MESH_RETURN_IF_ERROR(expr)                     \
+  do {                                                 \
+    auto mesh_status = (expr);                         \
     if (!mesh_status.ok()) return mesh_status.error(); \
   } while (false)
 

@@ -10,7 +10,8 @@
 
 namespace mesh {
 namespace {
-// Long enough to bridge the gap between two operators of a step, short enough to leave an idle core alone.
+// Long enough to bridge the gap between two operators of a step, short enough to leave an idle core
+// alone.
 constexpr int kSpins = 2000;
 
 inline void relax() {
@@ -20,7 +21,8 @@ inline void relax() {
 }
 }  // namespace
 
-// A generation number starts a job; workers claim parts from `next`, the caller helps, then waits for `busy` to be 0.
+// A generation number starts a job; workers claim parts from `next`, the caller helps, then waits
+// for `busy` to be 0.
 struct ThreadPool::Impl {
   std::vector<std::thread> workers;
   std::mutex mutex;
@@ -71,7 +73,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
-int ThreadPool::threads() const { return static_cast<int>(impl_->workers.size()) + 1; }
+int ThreadPool::threads() const {
+  return static_cast<int>(impl_->workers.size()) + 1;
+}
 
 void ThreadPool::run(int parts, const std::function<void(int, int)>& part) {
   if (parts <= 0) return;

@@ -6,9 +6,10 @@
 
 namespace mesh {
 
-// `threads` workers in all, the caller included. run() blocks until every part is done; parts are claimed in
-// ascending order, and which thread computes which part must never matter to the result (design: bits do not depend
-// on the thread count). One caller at a time. Workers spin briefly, then sleep.
+// `threads` workers in all, the caller included. run() blocks until every part is done; parts are
+// claimed in ascending order, and which thread computes which part must never matter to the result
+// (design: bits do not depend on the thread count). One caller at a time. Workers spin briefly,
+// then sleep.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);

@@ -1,5 +1,6 @@
 #pragma once
-// Time as values. Nothing here reads a clock: that is env::Clock's business, so that simulation owns time.
+// Time as values. Nothing here reads a clock: that is env::Clock's business, so that simulation
+// owns time.
 
 #include <chrono>
 #include <cstdint>
@@ -18,9 +19,17 @@ struct MonotonicTime {
 };
 using Instant = MonotonicTime::time_point;
 
-constexpr Duration milliseconds(std::int64_t n) { return std::chrono::milliseconds(n); }
-constexpr Duration seconds(std::int64_t n) { return std::chrono::seconds(n); }
-constexpr double to_seconds(Duration d) { return static_cast<double>(d.count()) * 1e-9; }
-constexpr double to_milliseconds(Duration d) { return static_cast<double>(d.count()) * 1e-6; }
+constexpr Duration milliseconds(std::int64_t n) {
+  return std::chrono::milliseconds(n);
+}
+constexpr Duration seconds(std::int64_t n) {
+  return std::chrono::seconds(n);
+}
+constexpr double to_seconds(Duration d) {
+  return static_cast<double>(d.count()) * 1e-9;
+}
+constexpr double to_milliseconds(Duration d) {
+  return static_cast<double>(d.count()) * 1e-6;
+}
 
 }  // namespace mesh

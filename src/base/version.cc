@@ -2,6 +2,8 @@
 
 namespace mesh {
 
-std::string_view engine_version() { return MESH_VERSION; }
+std::string_view engine_version() {
+  return MESH_VERSION;
+}
 
 }  // namespace mesh

@@ -5,7 +5,7 @@
 
 namespace mesh {
 
-std::string_view engine_version();     // "0.1.0"
-constexpr int kProtocolVersion = 1;    // hard break, also in the ALPN name "mesh/1"
+std::string_view engine_version();   // "0.1.0"
+constexpr int kProtocolVersion = 1;  // hard break, also in the ALPN name "mesh/1"
 
 }  // namespace mesh

@@ -1,12 +1,16 @@
 #pragma once
-// The operator interface: what a model may ask of a device. Coarse operators, opaque tensors, eager or enqueued.
-// A model family is written once over Step; ref, cpu, cuda and mlx implement it. Numerics: docs/numerics.md.
+// The operator interface: what a model may ask of a device. Coarse operators, opaque tensors, eager
+// or enqueued. A model family is written once over Step; ref, cpu, cuda and mlx implement it.
+// Numerics: docs/numerics.md.
 //
 // Rules that let one decoder run everywhere:
-//  - model code never reads tensor values; control flow depends on configuration and batch shape only;
-//  - tensors die with their Step; weights and KV pools belong to the backend that made them and are immutable /
+//  - model code never reads tensor values; control flow depends on configuration and batch shape
+//  only;
+//  - tensors die with their Step; weights and KV pools belong to the backend that made them and are
+//  immutable /
 //    touched only through attention();
-//  - activations inside a layer are f32; the residual stream has the model's residual type (f32 or bf16).
+//  - activations inside a layer are f32; the residual stream has the model's residual type (f32 or
+//  bf16).
 
 #include <cstdint>
 #include <memory>
@@ -24,14 +28,15 @@ namespace mesh::ops {
 using tensor::DType;
 using tensor::HostTensor;
 
-// Positions of one KV page, and the bookkeeping tile of attention. A segment of attention is kSegmentTokens
-// consecutive absolute positions; both are part of the numeric class.
+// Positions of one KV page, and the bookkeeping tile of attention. A segment of attention is
+// kSegmentTokens consecutive absolute positions; both are part of the numeric class.
 inline constexpr int kPageTokens = 64;
 inline constexpr int kSegmentTokens = 512;
 
-// --- weights ------------------------------------------------------------------------------------------------------
-// A matrix [out, in] in the backend's own layout, with an optional bias [out] f32. Also serves as an embedding table
-// (out = vocabulary, in = hidden), so that a tied head needs no second copy.
+// --- weights
+// ------------------------------------------------------------------------------------------------------
+// A matrix [out, in] in the backend's own layout, with an optional bias [out] f32. Also serves as
+// an embedding table (out = vocabulary, in = hidden), so that a tied head needs no second copy.
 class Linear {
  public:
   virtual ~Linear() = default;
@@ -54,15 +59,18 @@ struct LinearSource {
   std::optional<HostTensor> bias;
 };
 
-// --- KV cache -----------------------------------------------------------------------------------------------------
+// --- KV cache
+// -----------------------------------------------------------------------------------------------------
 struct KvLayout {
-  std::uint32_t layers = 0;  // layers of this stage; AttentionSpec::layer counts from 0 within the stage
+  std::uint32_t layers =
+      0;  // layers of this stage; AttentionSpec::layer counts from 0 within the stage
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
   DType store = DType::kBF16;  // f32 or bf16
 };
 
-// Physical pages of one stage. Page 0 is reserved. Which sequence owns a page is kvcache's business.
+// Physical pages of one stage. Page 0 is reserved. Which sequence owns a page is kvcache's
+// business.
 class KvPool {
  public:
   virtual ~KvPool() = default;
@@ -72,16 +80,20 @@ class KvPool {
   virtual void fill_with_nan() = 0;
 };
 
-// --- one step -----------------------------------------------------------------------------------------------------
-// Ragged rows of several sequences; the rows of a sequence are consecutive positions. T rows, S sequences.
+// --- one step
+// -----------------------------------------------------------------------------------------------------
+// Ragged rows of several sequences; the rows of a sequence are consecutive positions. T rows, S
+// sequences.
 struct Batch {
-  std::span<const TokenId> tokens;            // [T]; used by embed()
-  std::span<const std::int32_t> positions;    // [T] absolute
-  std::span<const std::int32_t> row_start;    // [S+1] rows of sequence s: [row_start[s], row_start[s+1])
-  std::span<const std::int32_t> kv_length;    // [S] positions in the cache after this step
-  std::span<const std::int32_t> page_start;   // [S+1] into pages
-  std::span<const PageId> pages;              // page p of sequence s holds positions [64p, 64p+64)
-  std::span<const std::byte> residual_in;     // [T, hidden] of the residual type; empty on the first stage
+  std::span<const TokenId> tokens;          // [T]; used by embed()
+  std::span<const std::int32_t> positions;  // [T] absolute
+  std::span<const std::int32_t>
+      row_start;  // [S+1] rows of sequence s: [row_start[s], row_start[s+1])
+  std::span<const std::int32_t> kv_length;   // [S] positions in the cache after this step
+  std::span<const std::int32_t> page_start;  // [S+1] into pages
+  std::span<const PageId> pages;             // page p of sequence s holds positions [64p, 64p+64)
+  std::span<const std::byte>
+      residual_in;  // [T, hidden] of the residual type; empty on the first stage
   std::int64_t hidden = 0;
   DType residual = DType::kBF16;
   std::size_t rows() const { return positions.size(); }
@@ -105,9 +117,10 @@ struct RopeTable {
   int dims() const { return static_cast<int>(inv_freq.size()) * 2; }
 };
 
-// Grouped-query attention of one layer. qkv row: heads·head_dim of q, then kv_heads·head_dim of k, then of v.
-// Order: q/k norm (per head, when given), RoPE on the first rope->dims() of a head, K/V rounded to the cache's type
-// and written, then every row attends to the cached positions ≤ its own (window > 0: only the last `window`).
+// Grouped-query attention of one layer. qkv row: heads·head_dim of q, then kv_heads·head_dim of k,
+// then of v. Order: q/k norm (per head, when given), RoPE on the first rope->dims() of a head, K/V
+// rounded to the cache's type and written, then every row attends to the cached positions ≤ its own
+// (window > 0: only the last `window`).
 struct AttentionSpec {
   int layer = 0;  // within the stage
   int heads = 0, kv_heads = 0, head_dim = 0;
@@ -117,7 +130,7 @@ struct AttentionSpec {
   const Vec* k_norm = nullptr;  // [head_dim]
   float eps = 0.0f;             // of the q/k norms
   int window = 0;
-  const Vec* sinks = nullptr;   // [heads]
+  const Vec* sinks = nullptr;  // [heads]
 };
 
 // Operators of one step, in program order. The batch given to begin_step() outlives the Step.
@@ -144,13 +157,14 @@ class Step {
   virtual std::span<const std::byte> read(const Tensor& x) = 0;
 };
 
-// --- device -------------------------------------------------------------------------------------------------------
+// --- device
+// -------------------------------------------------------------------------------------------------------
 struct BackendInfo {
   std::string name;           // "cpu", "ref"
   std::string numeric_class;  // "cpu/1"; nodes of one plan share it
   std::string isa;            // "avx512", "avx2", "scalar"; "" where it has no meaning
   int threads = 1;
-  std::string device;         // human readable, "AMD EPYC, 2 cores"
+  std::string device;  // human readable, "AMD EPYC, 2 cores"
 };
 
 // Which kernel an operator took, for --explain and for tests that a forced ISA is obeyed.
@@ -166,7 +180,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual BackendInfo info() const = 0;
-  // Sources are stacked along `out` in order. Errors: unsupported (names tensor and type), invalid_argument (shapes).
+  // Sources are stacked along `out` in order. Errors: unsupported (names tensor and type),
+  // invalid_argument (shapes).
   virtual Result<std::unique_ptr<Linear>> load_linear(std::span<const LinearSource> fused) = 0;
   virtual Result<std::unique_ptr<Vec>> load_vec(const HostTensor& source) = 0;
   // Errors: resource_exhausted with the bytes wanted.
@@ -175,8 +190,8 @@ class Backend {
   virtual std::unique_ptr<Step> begin_step(KvPool* kv, const Batch& batch) = 0;
   // Kernels used since the backend was made, sorted, without repeats.
   virtual std::vector<KernelUse> kernels_used() const = 0;
-  // Hash of every kernel family on fixed inputs at awkward sizes: equal for every instruction set and thread count of
-  // one numeric class. A few milliseconds; computed once at construction.
+  // Hash of every kernel family on fixed inputs at awkward sizes: equal for every instruction set
+  // and thread count of one numeric class. A few milliseconds; computed once at construction.
   virtual std::uint64_t self_test() const = 0;
 };
 

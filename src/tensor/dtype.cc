@@ -26,8 +26,12 @@ const Row& row_of(DType dtype) {
 
 }  // namespace
 
-std::size_t dtype_bytes(DType dtype) { return row_of(dtype).bytes; }
-std::string_view dtype_name(DType dtype) { return row_of(dtype).name; }
+std::size_t dtype_bytes(DType dtype) {
+  return row_of(dtype).bytes;
+}
+std::string_view dtype_name(DType dtype) {
+  return row_of(dtype).name;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   for (const Row& row : kRows)

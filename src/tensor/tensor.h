@@ -1,5 +1,6 @@
 #pragma once
-// Tensors as they lie in a checkpoint: a name, a type, a shape and borrowed or shared bytes in host memory.
+// Tensors as they lie in a checkpoint: a name, a type, a shape and borrowed or shared bytes in host
+// memory.
 
 #include <cstdint>
 #include <memory>
@@ -26,7 +27,8 @@ struct TensorInfo {
   }
 };
 
-// The bytes of one tensor, row-major, little-endian. `owner` keeps them alive; without it they are borrowed.
+// The bytes of one tensor, row-major, little-endian. `owner` keeps them alive; without it they are
+// borrowed.
 struct HostTensor {
   TensorInfo info;
   std::span<const std::byte> bytes;

@@ -13,13 +13,15 @@ TEST(Bf16, RoundsToNearestEvenAndKeepsDenormals) {
   EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3F818000u)), 0x3F82);
   EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x00018000u)), 0x0002);  // denormal
   EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(NAN))));
-  for (std::uint32_t x = 0; x < 0x7F80u; ++x) ASSERT_EQ(f32_to_bf16(bf16_to_f32(static_cast<std::uint16_t>(x))), x);
+  for (std::uint32_t x = 0; x < 0x7F80u; ++x)
+    ASSERT_EQ(f32_to_bf16(bf16_to_f32(static_cast<std::uint16_t>(x))), x);
 }
 
 TEST(F16, ConvertsEveryFiniteValueExactly) {
   for (std::uint32_t x = 0; x < 0x7C00u; ++x) {
     const int e = static_cast<int>(x >> 10);
-    const double expected = e == 0 ? std::ldexp(x & 1023, -24) : std::ldexp(1024 + (x & 1023), e - 25);
+    const double expected =
+        e == 0 ? std::ldexp(x & 1023, -24) : std::ldexp(1024 + (x & 1023), e - 25);
     ASSERT_EQ(static_cast<double>(f16_to_f32(static_cast<std::uint16_t>(x))), expected) << x;
   }
 }
