@@ -53,8 +53,10 @@ fi
 echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
+# Another apt may be at work: wait for it rather than fail.
+wait_for_lock="-o DPkg::Lock::Timeout=300"
 if ! { "${as_root[@]}" apt-get update -q &&
-       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install; } </dev/null >"$log" 2>&1; then
+       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install $wait_for_lock; } </dev/null >"$log" 2>&1; then
   tail -n 30 "$log" >&2
   echo "apt-get failed (its last lines are above). The command was: $install" >&2
   exit 1

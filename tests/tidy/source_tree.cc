@@ -81,12 +81,16 @@ std::vector<std::string> split_lines(std::string_view text) {
   return lines;
 }
 
-// Build trees, results of runs, version control and files that are data rather than text we write.
-bool skipped(const std::string& path) {
-  for (std::string_view prefix : {".git", "build", "out", "node_modules"})
-    if (path.substr(0, prefix.size()) == prefix && path != ".gitignore" && path != ".github")
-      return true;
-  return path.find("node_modules") != std::string::npos || path == "tests/data";
+// Build trees, results of runs and version control.
+bool skipped(std::string_view path) {
+  const std::string_view top = path.substr(0, path.find('/'));
+  return top == ".git" || top == "build" || top.substr(0, 6) == "build-" || top == "out" ||
+         path.find("node_modules") != std::string_view::npos;
+}
+
+// Fixtures are data, not text we write.
+bool is_fixture(std::string_view path) {
+  return path.substr(0, 11) == "tests/data/";
 }
 
 std::string read(const fs::path& path) {
@@ -126,7 +130,8 @@ std::vector<SourceFile> load_files(const std::string& root,
     const bool wanted = std::any_of(places.begin(), places.end(), [&](const std::string& place) {
       return path == place || path.substr(0, place.size() + 1) == place + "/";
     });
-    if (wanted && is_text_we_write(path) && fs::is_regular_file(fs::path(root) / path))
+    if (wanted && !is_fixture(path) && is_text_we_write(path) &&
+        fs::is_regular_file(fs::path(root) / path))
       files.push_back(make_file(path, read(fs::path(root) / path)));
   }
   return files;
