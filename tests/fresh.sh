@@ -17,7 +17,7 @@ case "${1:-} ${2:-}" in
 esac
 if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null && sudo -n true 2>/dev/null || die "needs root: a root file system is made and entered"
-  exec sudo -n --preserve-env=CI,TMPDIR "$0" "$@"
+  exec sudo -n --preserve-env=CI,TMPDIR,http_proxy,https_proxy,no_proxy "$0" "$@"
 fi
 command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: tools/install_packages.sh full"
 git=(git -c "safe.directory=$PWD")
@@ -92,6 +92,7 @@ make_root() {  # make_root FOLDER
 enter() {  # enter FOLDER COMMAND…
   local root=$1; shift
   chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 ${CI:+CI=$CI} \
+    ${http_proxy:+http_proxy=$http_proxy} ${https_proxy:+https_proxy=$https_proxy} ${no_proxy:+no_proxy=$no_proxy} \
     bash -c 'cd /src && exec "$@"' bash "$@"
 }
 

@@ -90,6 +90,10 @@ TEST(TidyBans, KnowsWhereTheyAreAllowed) {
   EXPECT_EQ(places(check_banned_calls({make_file("src/node/worker.cc", text),
                                        make_file("src/base/queue_test.cc", text)})),
             (Places{"src/node/worker.cc:1", "src/base/queue_test.cc:1"}));
+  const std::string update = "if (std::getenv(\"MESH_UPDATE_GOLDEN\")) {}\n";
+  EXPECT_EQ(places(check_banned_calls(
+                {make_file("src/wire/a_test.cc", update), make_file("src/wire/a.cc", update)})),
+            (Places{"src/wire/a.cc:1"}));
 }
 
 TEST(TidyHeaders, RefusesHeavyOnes) {
@@ -119,12 +123,15 @@ TEST(TidyCmake, FindsFilesThatNothingBuilds) {
   const std::vector<SourceFile> files = {
       make_file("src/a/CMakeLists.txt",
                 "mesh_module(NAME a SRCS x.cc sub/y.cc\n  HDRS x.h)  # z.cc\n"),
-      make_file("src/a/x.cc", ""),
+      make_file("src/a/x.cc", "#include \"a/used.inc\"\n// #include \"a/dead.inc\"\n"),
       make_file("src/a/x.h", ""),
       make_file("src/a/sub/y.cc", ""),
       make_file("src/a/z.cc", ""),
+      make_file("src/a/used.inc", ""),
+      make_file("src/a/dead.inc", ""),
       make_file("src/b/x.cc", "")};
-  EXPECT_EQ(places(check_listed_in_cmake(files)), (Places{"src/a/z.cc:0", "src/b/x.cc:0"}));
+  EXPECT_EQ(places(check_listed_in_cmake(files)),
+            (Places{"src/a/z.cc:0", "src/a/dead.inc:0", "src/b/x.cc:0"}));
 }
 
 TEST(TidyLimits, FindsBoundsThatBoundNothing) {
