@@ -6,6 +6,8 @@
 # Nested names use '/': NAME backends/cpu gives target mesh_backends_cpu.
 set_property(GLOBAL PROPERTY MESH_MODULES "")
 set_property(GLOBAL PROPERTY MESH_MODULE_LINES "")
+# Every test with the label unit: what the sanitizer trees build.
+add_custom_target(mesh_unit_tests)
 
 function(mesh_module_target out name)
   string(REPLACE "/" "_" flat ${name})
@@ -43,9 +45,17 @@ function(mesh_module)
   endif()
 endfunction()
 
-# mesh_test(NAME base SRCS … DEPS modules … [EXTERNAL …] [LABELS unit] [TIMEOUT 120]): one GoogleTest program <name>_test.
+# mesh_test(NAME base SRCS … DEPS modules … [EXTERNAL …] [LABELS unit] [TIMEOUT 120] [SERIAL] [ARGS …]):
+# one GoogleTest program <name>_test. Labels: unit golden conformance exactness loopback sim clients; full = only under
+# `./test --full`. SERIAL keeps other tests off the machine meanwhile. tests/support/test_main.cc is its main().
 function(mesh_test)
-  cmake_parse_arguments(T "" "NAME;TIMEOUT" "SRCS;DEPS;EXTERNAL;LABELS" ${ARGN})
+  cmake_parse_arguments(T "SERIAL" "NAME;TIMEOUT" "SRCS;DEPS;EXTERNAL;LABELS;ARGS" ${ARGN})
+  if(T_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "test '${T_NAME}': unknown arguments ${T_UNPARSED_ARGUMENTS}")
+  endif()
+  if(MESH_UNIT_ONLY AND NOT "unit" IN_LIST T_LABELS)
+    return()
+  endif()
   string(REPLACE "/" "_" flat ${T_NAME})
   set(exe ${flat}_test)
   add_executable(${exe} ${T_SRCS})
@@ -54,13 +64,36 @@ function(mesh_test)
     mesh_module_target(dep_target ${dep})
     list(APPEND links ${dep_target})
   endforeach()
-  target_link_libraries(${exe} PRIVATE mesh_options ${links} ${T_EXTERNAL} GTest::gtest GTest::gtest_main)
+  target_link_libraries(${exe} PRIVATE mesh_options ${links} ${T_EXTERNAL} mesh_test_main GTest::gtest)
   target_compile_definitions(${exe} PRIVATE MESH_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
+  if("unit" IN_LIST T_LABELS)
+    add_dependencies(mesh_unit_tests ${exe})
+  endif()
+  mesh_add_test(NAME ${T_NAME} COMMAND ${exe} --gtest_brief=1 ${T_ARGS} LABELS ${T_LABELS} TIMEOUT ${T_TIMEOUT})
+  if(T_SERIAL)
+    set_tests_properties(${MESH_TEST_PREFIX}${T_NAME} PROPERTIES RUN_SERIAL ON)
+  endif()
+endfunction()
+
+# mesh_add_test(NAME fresh.run COMMAND … [LABELS full] [TIMEOUT 120]): registers any command with ctest.
+# MESH_TEST_PREFIX tells the trees apart where one ctest runs several of them; sanitizers get four times as long.
+function(mesh_add_test)
+  cmake_parse_arguments(T "" "NAME;TIMEOUT" "COMMAND;LABELS" ${ARGN})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
-  add_test(NAME ${T_NAME} COMMAND ${exe} --gtest_brief=1)
-  set_tests_properties(${T_NAME} PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
+  if(MESH_SANITIZE)
+    math(EXPR T_TIMEOUT "${T_TIMEOUT} * 4")
+    string(REGEX REPLACE "[.]$" "" tree_label "${MESH_TEST_PREFIX}")
+    list(APPEND T_LABELS ${tree_label})
+  endif()
+  set(name ${MESH_TEST_PREFIX}${T_NAME})
+  add_test(NAME ${name} COMMAND ${T_COMMAND})
+  set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
+  if(MESH_SANITIZE)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT
+      "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1;UBSAN_OPTIONS=print_stacktrace=1;TSAN_OPTIONS=second_deadlock_stack=1")
+  endif()
 endfunction()
 
 function(mesh_write_module_list)

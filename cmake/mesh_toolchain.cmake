@@ -18,7 +18,7 @@ target_compile_definitions(mesh_options INTERFACE BOOST_ASIO_NO_DEPRECATED)
 if(MESH_SANITIZE)
   string(REPLACE ";" "," mesh_sanitizers "${MESH_SANITIZE}")
   target_compile_options(mesh_options INTERFACE -fsanitize=${mesh_sanitizers} -fno-omit-frame-pointer
-    -fno-sanitize-recover=all -gline-tables-only)
+    -fno-sanitize-recover=all $<$<CXX_COMPILER_ID:Clang>:-gline-tables-only>)
   target_link_options(mesh_options INTERFACE -fsanitize=${mesh_sanitizers})
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
     target_compile_options(mesh_options INTERFACE -fno-sanitize=function)
