@@ -49,6 +49,7 @@ constexpr std::size_t kPrefillChunk = 512;  // prompt rows of one step
 constexpr std::size_t kWaitingRequests = 256;
 constexpr std::size_t kStopIds = 64;
 constexpr std::size_t kPendingSteps = 256;    // micro-batches waiting at one stage
+constexpr int kNodesPerMachine = 64;        // directories and ports tried for a further node
 constexpr std::size_t kLoopTasks = 1u << 16;  // tasks posted to the control loop
 constexpr std::size_t kBlockingJobs = 512;
 
