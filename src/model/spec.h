@@ -1,5 +1,6 @@
 #pragma once
-// What a model is, independent of how its files spell it. A family is a map from config.json and tensor names to this.
+// What a model is, independent of how its files spell it. A family is a map from config.json and
+// tensor names to this.
 
 #include <cstdint>
 #include <string>
@@ -19,7 +20,7 @@ struct RopeSpec {
   bool interleaved = false;
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1.0;
-  double original_context = 0;  // original_max_position_embeddings
+  double original_context = 0;                           // original_max_position_embeddings
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double beta_fast = 32.0, beta_slow = 1.0;              // yarn
   double mscale = 0, mscale_all_dim = 0;                 // yarn; 0: absent
@@ -39,13 +40,14 @@ struct ModelSpec {
   std::uint32_t vocabulary = 0;
   std::uint32_t context = 0;  // max_position_embeddings
   float norm_eps = 1e-6f;
-  bool tied = false;      // the head is the embedding
+  bool tied = false;  // the head is the embedding
   bool qkv_bias = false;
   bool o_bias = false;
-  bool qk_norm = false;   // RMSNorm per head on q and k
+  bool qk_norm = false;  // RMSNorm per head on q and k
   RopeSpec rope;
   std::vector<TokenId> stop_ids;  // union of config.json and generation_config.json, ascending
-  // Type of the residual stream and (unless overridden) of the KV cache: f32 if the token embedding is F32, else bf16.
+  // Type of the residual stream and (unless overridden) of the KV cache: f32 if the token embedding
+  // is F32, else bf16.
   tensor::DType residual = tensor::DType::kBF16;
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
