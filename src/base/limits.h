@@ -10,7 +10,6 @@
 namespace mesh::limits {
 
 // --- files
-// -------------------------------------------------------------------------------------------------------
 constexpr std::size_t kSafetensorsHeaderBytes = 100u << 20;  // as the reference implementation
 constexpr std::size_t kJsonFileBytes = 64u << 20;  // config.json, tokenizer.json, index.json
 constexpr std::size_t kTensorsPerModel = 1u << 20;
@@ -18,7 +17,6 @@ constexpr std::size_t kTensorRank = 8;
 constexpr std::size_t kShardsPerModel = 10'000;
 
 // --- model
-// -------------------------------------------------------------------------------------------------------
 constexpr std::uint32_t kLayers = 1024;
 constexpr std::uint32_t kHidden = 1u << 17;
 constexpr std::uint32_t kIntermediate = 1u << 20;
@@ -28,14 +26,12 @@ constexpr std::uint32_t kVocabulary = 1u << 22;
 constexpr std::uint32_t kContext = 1u << 22;
 
 // --- text
-// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kPromptBytes = 16u << 20;
 constexpr std::size_t kTemplateOutputBytes = 32u << 20;
 constexpr std::size_t kTemplateSteps = 10'000'000;
 constexpr std::size_t kTemplateDepth = 100;
 
 // --- wire
-// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kFrameHeaderBytes = 64u << 10;   // protobuf part of a frame
 constexpr std::size_t kFramePayloadBytes = 64u << 20;  // raw part of a frame
 constexpr std::size_t kLinkQueueBytes = 256u << 20;    // waiting to be written to one peer
@@ -45,10 +41,10 @@ constexpr std::size_t kRouteStages = 64;
 constexpr std::size_t kAddressesPerPeer = 16;
 
 // --- serving
-// -----------------------------------------------------------------------------------------------------
 constexpr std::size_t kSequencesPerStage = 1024;
-constexpr std::size_t kBatchRows = 1024;    // rows of one step
-constexpr std::size_t kPrefillChunk = 512;  // prompt rows of one step
+constexpr std::size_t kBatchRows = 1024;     // rows of one step
+constexpr std::size_t kPrefillChunk = 512;   // prompt rows of one step
+constexpr int kComputeThreads = 1024;        // of one host backend
 constexpr std::size_t kWaitingRequests = 256;
 constexpr std::size_t kStopIds = 64;
 constexpr std::size_t kPendingSteps = 256;    // micro-batches waiting at one stage
@@ -57,14 +53,12 @@ constexpr std::size_t kLoopTasks = 1u << 16;  // tasks posted to the control loo
 constexpr std::size_t kBlockingJobs = 512;
 
 // --- HTTP
-// --------------------------------------------------------------------------------------------------------
 constexpr std::size_t kHttpBodyBytes = 16u << 20;
 constexpr std::size_t kHttpHeaderBytes = 64u << 10;
 constexpr std::size_t kHttpConnections = 1024;
 constexpr std::size_t kStreamBufferBytes = 1u << 20;  // unsent events of one stream
 
 // --- time
-// --------------------------------------------------------------------------------------------------------
 constexpr Duration kHeartbeat = milliseconds(500);
 constexpr Duration kSuspicion = seconds(2);      // silence after which a peer counts as gone
 constexpr Duration kHelloDeadline = seconds(5);  // from TLS to an accepted HELLO
