@@ -112,33 +112,52 @@ class Membership {
     Duration back_off{};
     bool in_flight = false;
     Instant started{};
+    env::Address dialled;
     std::size_t turn = 0;  // which address comes next
   };
+  // One side of a refusal's sentence: "this node" or "node b (k3vq7x2a)".
+  struct Side;
 
+  Side side(std::string label, const wire::Hello& hello) const;
+  void turn(Instant now);
   void on_hello(Instant now, std::int64_t unix_ms, Link& link, const env::Frame& frame,
                 Actions& out);
+  bool compatible(Instant now, std::int64_t unix_ms, PeerId from, const wire::Hello& hello,
+                  Actions& out);
+  void accept(Instant now, Link& link, const wire::Hello& hello, Actions& out);
+  void on_refuse(Instant now, PeerId from, const env::Frame& frame, Actions& out);
   void on_heartbeat(Instant now, Link& link, const env::Frame& frame, Actions& out);
   void on_record(Instant now, Link& link, const env::Frame& frame, Actions& out);
   void on_plan(Instant now, Link& link, const env::Frame& frame, Actions& out);
   void adopt_record(Instant now, wire::NodeRecord record, wire::SignedRecord bytes, PeerId from,
                     Actions& out);
+  void adopt_plan(wire::Plan plan, PeerId from, Actions& out);
   void greet(Instant now, PeerId peer, Actions& out);
-  void publish(Instant now, Actions& out);
+  void publish(Actions& out);
+  void probe(Instant now, Link& link, Actions& out);
   void refuse(Instant now, PeerId peer, Code code, const std::string& ours,
               const std::string& theirs, Actions& out);
   void check_model(Instant now, PeerId peer, Actions& out);
   void strike(Instant now, Link& link, const std::string& what, Actions& out);
+  // Closes the link for a fault of the peer and does not dial it again soon.
+  void reject(Instant now, PeerId peer, const Error& why, Actions& out);
   void drop_link(Instant now, PeerId peer, const Error& why, bool close, Actions& out);
-  void hold_back(Instant now, PeerId peer, const env::LinkInfo& link);
-  void schedule_member(Instant now, PeerId peer, bool at_once);
+  // The next dial of `peer` waits: kRedialMax after a refusal, else the next step of the back-off.
+  void hold_back(Instant now, PeerId peer, bool refused);
+  bool make_room();
+  void schedule_member(Instant now, PeerId peer);
   void tick_links(Instant now, Actions& out);
   void tick_dials(Instant now, Actions& out);
   void tick_lost(Instant now, Actions& out);
   void attempt(Instant now, Redial& redial, const env::Address& address, Actions& out);
   void fail(Instant now, Redial& redial);
+  void dial_done(const env::Address& address, bool ok, Instant now);
+  bool in_flight(const env::Address& address) const;
   bool satisfied(const env::Address& seed) const;
-  void send_plan(PeerId to, Actions& out) const;
+  bool wants_dial(PeerId peer) const;
+  static Instant due(const Redial& redial);
   static bool newer(const wire::Plan& a, const wire::Plan& b);
+  std::string name_of(PeerId peer) const;
 
   Config config_;
   Prng jitter_;
@@ -152,7 +171,8 @@ class Membership {
   std::map<env::Address, PeerId> seed_peer_;  // who answered at a seed address
   std::map<PeerId, Redial> redials_;
   Instant next_heartbeat_{};
-  bool heartbeat_armed_ = false;
+  Instant last_turn_{};
+  bool started_ = false;
 };
 
 }  // namespace mesh::membership
