@@ -95,9 +95,12 @@ Result<std::string> rewrite_class(std::string_view pattern, std::size_t& at) {
       return conditions.empty() ? own : "(?:" + conditions + own + ")";
     }
     if (c == '\\' && at + 1 < pattern.size()) {
-      items +=
-          pattern[at + 1] == 's' ? std::string(kSpaceItems) : std::string(pattern.substr(at, 2));
-      at += 2;
+      if (pattern[at + 1] == 's') {
+        items += kSpaceItems;
+        at += 2;
+      } else {
+        items += copy_escape(pattern, at);
+      }
     } else if (pattern.substr(at, 3) == "&&[") {
       if (negated) return unsupported("intersection in a negated class", at);
       at += 2;
