@@ -77,7 +77,7 @@ std::string copy_escape(std::string_view pattern, std::size_t& at) {
 }
 
 // Rewrites one bracket class; `at` stands on '[' and is left behind the closing ']'.
-Result<std::string> rewrite_class(std::string_view pattern, std::size_t& at) {
+Result<std::string> rewrite_class(std::string_view pattern, std::size_t& at, bool inside = false) {
   const std::size_t start = at++;
   std::string items;
   std::string conditions;
@@ -102,11 +102,11 @@ Result<std::string> rewrite_class(std::string_view pattern, std::size_t& at) {
         items += copy_escape(pattern, at);
       }
     } else if (pattern.substr(at, 3) == "&&[") {
-      if (negated) return unsupported("intersection in a negated class", at);
+      if (negated || inside) return unsupported("intersection in a negated or nested class", at);
       at += 2;
       const bool inner_negated = at + 1 < pattern.size() && pattern[at + 1] == '^';
       std::size_t inner_at = at;
-      MESH_ASSIGN_OR_RETURN(std::string inner, rewrite_class(pattern, inner_at));
+      MESH_ASSIGN_OR_RETURN(std::string inner, rewrite_class(pattern, inner_at, true));
       if (inner_negated) inner.erase(1, 1);
       conditions += (inner_negated ? "(?!" : "(?=") + inner + ")";
       at = inner_at;
