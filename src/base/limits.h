@@ -30,6 +30,9 @@ constexpr std::size_t kPromptBytes = 16u << 20;
 constexpr std::size_t kTemplateOutputBytes = 32u << 20;
 constexpr std::size_t kTemplateSteps = 10'000'000;
 constexpr std::size_t kTemplateDepth = 100;
+constexpr std::size_t kTemplateSourceBytes = 1u << 20;
+constexpr std::size_t kRegexBytes = 64u << 10;           // one pattern of tokenizer.json
+constexpr std::uint32_t kRegexSteps = 50'000'000;        // backtracking of one match
 
 // --- wire
 constexpr std::size_t kFrameHeaderBytes = 64u << 10;   // protobuf part of a frame
