@@ -39,11 +39,11 @@ class Step final : public ops::Step {
   ops::Tensor residual_in() override { return note("residual_in", batch_.rows(), batch_.hidden); }
   ops::Tensor rms_norm(const ops::Tensor& x, const ops::Vec& w, float) override {
     MESH_CHECK(x.cols == w.size(), "{} columns, weight {}", x.cols, w.size());
-    return note("rms_norm", x.rows, x.cols);
+    return note("rms_norm " + part(dynamic_cast<const Vec&>(w).name), x.rows, x.cols);
   }
   ops::Tensor linear(const ops::Tensor& x, const ops::Linear& w) override {
     MESH_CHECK(x.cols == w.in(), "{} columns, weight {}", x.cols, w.in());
-    return note("linear", x.rows, w.out());
+    return note("linear " + part(dynamic_cast<const Linear&>(w).names.front()), x.rows, w.out());
   }
   ops::Tensor attention(const ops::AttentionSpec& spec, const ops::Tensor& qkv) override {
     MESH_CHECK(qkv.cols == (spec.heads + 2 * spec.kv_heads) * spec.head_dim, "{} columns",
@@ -64,6 +64,12 @@ class Step final : public ops::Step {
   std::span<const std::byte> read(const ops::Tensor&) override { return {}; }
 
  private:
+  // "q_proj" of "model.layers.3.self_attn.q_proj.weight".
+  static std::string part(const std::string& name) {
+    const std::size_t end = name.rfind('.');
+    const std::size_t dot = name.rfind('.', end - 1);
+    return dot == name.npos ? name.substr(0, end) : name.substr(dot + 1, end - dot - 1);
+  }
   template <typename Rows>
   ops::Tensor note(const std::string& op, Rows rows, std::int64_t cols) {
     log_.push_back(fmt::format("{} {}x{}", op, rows, cols));

@@ -450,10 +450,20 @@ TEST(Decoder, RunsTheOperatorsInOrder) {
   const ops::Tensor logits = decoder.logits(*step, *stage, h, rows);
   EXPECT_EQ(logits.cols, 320);
   EXPECT_EQ(boundaries, (std::vector<std::uint32_t>{3, 4}));
-  const std::vector<std::string> expected = {
-      "residual_in 3x64", "rms_norm 3x64", "linear 3x256",  "attention0n 3x128", "linear 3x64",
-      "add 3x64",         "rms_norm 3x64", "linear 3x256",  "swiglu 3x128",      "linear 3x64",
-      "add 3x64",         "take 1x64",     "rms_norm 1x64", "linear 1x320"};
+  const std::vector<std::string> expected = {"residual_in 3x64",
+                                             "rms_norm input_layernorm 3x64",
+                                             "linear q_proj 3x256",
+                                             "attention0n 3x128",
+                                             "linear o_proj 3x64",
+                                             "add 3x64",
+                                             "rms_norm post_attention_layernorm 3x64",
+                                             "linear gate_proj 3x256",
+                                             "swiglu 3x128",
+                                             "linear down_proj 3x64",
+                                             "add 3x64",
+                                             "take 1x64",
+                                             "rms_norm norm 1x64",
+                                             "linear lm_head 1x320"};
   EXPECT_EQ(backend.log, expected);
 }
 

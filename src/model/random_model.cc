@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -73,28 +72,36 @@ class RandomSource final : public formats::TensorSource {
     MESH_ASSIGN_OR_RETURN(const tensor::TensorInfo* info,
                           formats::check_part(*this, name, offset, out.size()));
     const Elements elements(seed_, *info);
-    const std::uint64_t width = tensor::dtype_bytes(info->dtype);
-    std::array<std::byte, sizeof(float)> element{};
-    for (std::size_t done = 0; done < out.size();) {
-      const std::uint64_t at = offset + done;
-      encode(elements.bf16(at / width), info->dtype, element);
-      const auto skip = static_cast<std::size_t>(at % width);
-      const std::size_t count = std::min(static_cast<std::size_t>(width) - skip, out.size() - done);
-      std::memcpy(out.data() + done, element.data() + skip, count);
-      done += count;
+    if (info->dtype == tensor::DType::kBF16) {
+      fill(offset, out, [&](std::uint64_t index) { return elements.bf16(index); });
+    } else {
+      fill(offset, out,
+           [&](std::uint64_t index) { return tensor::bf16_to_f32(elements.bf16(index)); });
     }
     bytes_read_.fetch_add(out.size(), std::memory_order_relaxed);
     return {};
   }
 
  private:
-  static void encode(std::uint16_t value, tensor::DType dtype,
-                     std::array<std::byte, sizeof(float)>& out) {
-    if (dtype == tensor::DType::kBF16) {
-      std::memcpy(out.data(), &value, sizeof(value));
-    } else {
-      const float wide = tensor::bf16_to_f32(value);
-      std::memcpy(out.data(), &wide, sizeof(wide));
+  // Bytes [offset, offset + out.size()) of the elements that `element` gives; both ends may cut
+  // one.
+  template <typename ElementAt>
+  static void fill(std::uint64_t offset, std::span<std::byte> out, const ElementAt& element) {
+    constexpr std::size_t kWidth = sizeof(element(0));
+    std::uint64_t index = offset / kWidth;
+    if (const auto skip = static_cast<std::size_t>(offset % kWidth); skip != 0) {
+      const auto value = element(index++);
+      const std::size_t count = std::min(kWidth - skip, out.size());
+      std::memcpy(out.data(), reinterpret_cast<const std::byte*>(&value) + skip, count);
+      out = out.subspan(count);
+    }
+    for (; out.size() >= kWidth; out = out.subspan(kWidth)) {
+      const auto value = element(index++);
+      std::memcpy(out.data(), &value, kWidth);
+    }
+    if (!out.empty()) {
+      const auto value = element(index);
+      std::memcpy(out.data(), &value, out.size());
     }
   }
 
