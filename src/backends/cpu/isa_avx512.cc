@@ -10,12 +10,12 @@ namespace mesh::backends::cpu {
 namespace {
 namespace avx512 {
 // clang-format off: the order matters
-#include "backends/cpu/kernels_types.inc"
-#include "backends/cpu/simd_avx512.inc"
+#include "backends/cpu/kernels_attention.inc"
 #include "backends/cpu/kernels_linear.inc"
 #include "backends/cpu/kernels_rows.inc"
-#include "backends/cpu/kernels_attention.inc"
 #include "backends/cpu/kernels_table.inc"
+#include "backends/cpu/kernels_types.inc"
+#include "backends/cpu/simd_avx512.inc"
 // clang-format on
 }  // namespace avx512
 }  // namespace

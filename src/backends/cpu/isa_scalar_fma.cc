@@ -8,12 +8,12 @@ namespace mesh::backends::cpu {
 namespace {
 namespace scalar_fma {
 // clang-format off: the order matters
-#include "backends/cpu/kernels_types.inc"
-#include "backends/cpu/simd_scalar.inc"
+#include "backends/cpu/kernels_attention.inc"
 #include "backends/cpu/kernels_linear.inc"
 #include "backends/cpu/kernels_rows.inc"
-#include "backends/cpu/kernels_attention.inc"
 #include "backends/cpu/kernels_table.inc"
+#include "backends/cpu/kernels_types.inc"
+#include "backends/cpu/simd_scalar.inc"
 // clang-format on
 }  // namespace scalar_fma
 }  // namespace
