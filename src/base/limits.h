@@ -52,6 +52,7 @@ constexpr std::size_t kCertificateBytes = 1024;  // encoded
 constexpr std::size_t kPublicKeyBytes = 256;     // SubjectPublicKeyInfo, DER
 constexpr std::size_t kSignatureBytes = 64;      // ed25519
 constexpr std::uint64_t kEpoch = 1ull << 62;     // of a plan, so that one more always fits
+constexpr std::size_t kGossipFanout = 16;        // links that a newer record is forwarded to
 constexpr int kStrikes = 8;                      // bad messages of one link before it is closed
 
 // --- serving

@@ -1,3 +1,4 @@
+#include "base/hash.h"
 #include "base/limits.h"
 #include "membership/membership.h"
 
@@ -61,6 +62,9 @@ void Membership::greet(Instant now, PeerId peer, Actions& out) {
 }
 
 void Membership::on_record(Instant now, Link& link, const env::Frame& frame, Actions& out) {
+  // In a full mesh most records come several times; the bytes of the newest are known by hash.
+  const std::uint64_t hash = xxh3_64(frame.header.span());
+  if (frame.payload.empty() && seen_frames_.count(hash) != 0) return;
   auto bytes = wire::decode_signed_record(frame);
   if (!bytes.ok()) {
     strike(now, link, bytes.error().message, out);
@@ -90,6 +94,10 @@ void Membership::on_record(Instant now, Link& link, const env::Frame& frame, Act
     return;
   }
   if (known == members_.end() && members_.size() >= limits::kPeers && !make_room()) return;
+  if (const auto old = frame_of_.find(owner); old != frame_of_.end())
+    seen_frames_.erase(old->second);
+  frame_of_[owner] = hash;
+  seen_frames_[hash] = owner;
   adopt_record(now, std::move(record).value(), std::move(bytes).value(), link.info.peer, out);
 }
 
@@ -103,9 +111,14 @@ void Membership::adopt_record(Instant now, wire::NodeRecord record, wire::Signed
     member.lost_since = now;
     if (first && links_.count(owner) == 0) schedule_member(now, owner);
   }
+  std::vector<PeerId> others;
   for (const auto& [peer, link] : links_)
-    if (link.accepted && peer != from && peer != owner)
-      out.send.emplace_back(peer, wire::encode(bytes));
+    if (link.accepted && peer != from && peer != owner) others.push_back(peer);
+  // Beyond the fan-out a run of neighbours by id, from a random start: every node draws another.
+  const std::size_t count = std::min(others.size(), limits::kGossipFanout);
+  const std::size_t start = count < others.size() ? jitter_.below(others.size()) : 0;
+  for (std::size_t i = 0; i < count; ++i)
+    out.send.emplace_back(others[(start + i) % others.size()], wire::encode(bytes));
   signed_[owner] = std::move(bytes);
   out.changes.push_back({Change::Kind::kRecordChanged, owner, ""});
   check_model(now, owner, out);
@@ -119,23 +132,28 @@ bool Membership::make_room() {
         (oldest == members_.end() || it->second.lost_since < oldest->second.lost_since))
       oldest = it;
   if (oldest == members_.end()) return false;
-  signed_.erase(oldest->first);
-  redials_.erase(oldest->first);
-  members_.erase(oldest);
+  forget(oldest->first);
   return true;
 }
 
+void Membership::forget(PeerId peer) {
+  if (const auto it = frame_of_.find(peer); it != frame_of_.end()) {
+    seen_frames_.erase(it->second);
+    frame_of_.erase(it);
+  }
+  signed_.erase(peer);
+  redials_.erase(peer);
+  members_.erase(peer);
+}
+
 void Membership::tick_lost(Instant now, Actions& out) {
-  for (auto it = members_.begin(); it != members_.end();) {
-    if (it->second.alive || links_.count(it->first) != 0 ||
-        now - it->second.lost_since < limits::kLostRecords) {
-      ++it;
-      continue;
-    }
-    out.changes.push_back({Change::Kind::kForgotten, it->first, it->second.record.name});
-    signed_.erase(it->first);
-    redials_.erase(it->first);
-    it = members_.erase(it);
+  std::vector<PeerId> lost;
+  for (const auto& [peer, member] : members_)
+    if (!member.alive && links_.count(peer) == 0 && now - member.lost_since >= limits::kLostRecords)
+      lost.push_back(peer);
+  for (PeerId peer : lost) {
+    out.changes.push_back({Change::Kind::kForgotten, peer, members_[peer].record.name});
+    forget(peer);
   }
 }
 

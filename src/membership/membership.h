@@ -145,6 +145,7 @@ class Membership {
   // The next dial of `peer` waits: kRedialMax after a refusal, else the next step of the back-off.
   void hold_back(Instant now, PeerId peer, bool refused);
   bool make_room();
+  void forget(PeerId peer);
   void schedule_member(Instant now, PeerId peer);
   void tick_links(Instant now, Actions& out);
   void tick_dials(Instant now, Actions& out);
@@ -166,6 +167,9 @@ class Membership {
   wire::Plan plan_;
   std::map<PeerId, Member> members_;
   std::map<PeerId, wire::SignedRecord> signed_;
+  std::map<std::uint64_t, PeerId>
+      seen_frames_;                           // hashes of RECORD headers that changed nothing since
+  std::map<PeerId, std::uint64_t> frame_of_;  // the hash in seen_frames_ of each owner
   std::map<PeerId, Link> links_;
   std::map<env::Address, Redial> seeds_;
   std::map<env::Address, PeerId> seed_peer_;  // who answered at a seed address

@@ -49,13 +49,23 @@ class Planner {
   bool is_planner() const { return is_planner_; }
 
  private:
+  struct Candidate {
+    NodeCapacity capacity;
+    friend bool operator==(const Candidate& a, const Candidate& b) {
+      return a.capacity.id == b.capacity.id && a.capacity.pinned == b.capacity.pinned;
+    }
+  };
+  bool fits(const std::vector<Candidate>& candidates, const wire::Plan& plan,
+            const wire::ModelIdentity& model) const;
+  std::optional<wire::Plan> make(const std::vector<Candidate>& candidates,
+                                 const PlannerInput& input);
+
   PlannerConfig config_;
-  std::vector<NodeCapacity> seen_;  // candidates of the last turn
+  std::vector<Candidate> seen_;  // of the last turn
   std::uint64_t seen_fingerprint_ = 0;
   Instant stable_since_{};
   Instant wake_at_ = Instant::max();
   bool is_planner_ = false;
-  bool started_ = false;
   std::string waiting_for_;
 };
 
