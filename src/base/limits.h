@@ -21,6 +21,9 @@ constexpr std::size_t kShardsPerModel = 10'000;
 // -------------------------------------------------------------------------------------------------------
 constexpr std::uint32_t kLayers = 1024;
 constexpr std::uint32_t kHidden = 1u << 17;
+constexpr std::uint32_t kIntermediate = 1u << 20;
+constexpr std::uint32_t kHeads = 1u << 12;
+constexpr std::uint32_t kHeadDim = 1u << 12;
 constexpr std::uint32_t kVocabulary = 1u << 22;
 constexpr std::uint32_t kContext = 1u << 22;
 

@@ -1,0 +1,55 @@
+#pragma once
+// Seeded models of any shape for tests, measurements and simulations: files as a publisher would
+// give them, weights generated when they are read.
+
+#include <cstdint>
+#include <string>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "formats/model_files.h"
+#include "model/spec.h"
+#include "tensor/dtype.h"
+
+namespace mesh::model {
+
+struct RandomModelOptions {
+  std::string family = "llama";  // "llama", "qwen2", "qwen3"
+  std::uint32_t layers = 4;
+  std::uint32_t hidden = 64;
+  std::uint32_t intermediate = 128;
+  std::uint32_t heads = 4;
+  std::uint32_t kv_heads = 2;
+  std::uint32_t head_dim = 16;
+  std::uint32_t vocabulary = 320;
+  std::uint32_t context = 2048;
+  double rope_theta = 10000.0;
+  float norm_eps = 1e-6f;
+  tensor::DType dtype = tensor::DType::kBF16;  // f32 or bf16; both hold the same values
+  bool tied = false;
+  // A tokenizer of 256 bytes and three specials with a ChatML template; its end of turn is the stop
+  // id. Without it the model has no stop id and runs to the token limit. Needs a vocabulary of at
+  // least kByteTokenizerIds.
+  bool tokenizer = false;
+  std::uint64_t seed = 1;
+};
+
+// Ids of the byte-level tokenizer: 0..255 in the order of the byte alphabet, then the specials.
+inline constexpr std::uint32_t kByteTokenizerIds = 259;
+inline constexpr TokenId kEndOfTextId = 256;  // <|endoftext|>
+inline constexpr TokenId kTurnStartId = 257;  // <|im_start|>
+inline constexpr TokenId kTurnEndId = 258;    // <|im_end|>
+
+// A model in memory that takes no memory: each read computes the asked elements from (seed, tensor
+// name, index). Uniform weights: projections and embedding of deviation 1/sqrt(in), norms in
+// 0.5..1.5, biases of deviation 0.3; all exact in bf16. Definition: models.md 7.2 of the design;
+// the fixtures in tests/data/models follow it too. Errors: those of parse_config() for impossible
+// shapes, invalid_argument (type, vocabulary too small).
+Result<formats::ModelFiles> make_random_model(const RandomModelOptions& options);
+
+// Writes the files of a model to a directory that is made if needed: texts that are not empty and
+// one model.safetensors. One tensor is in memory at a time. Errors: unavailable (disk), and those
+// of reading.
+Result<void> write_model(const std::string& directory, const formats::ModelFiles& files);
+
+}  // namespace mesh::model

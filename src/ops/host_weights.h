@@ -1,0 +1,32 @@
+#pragma once
+// Checks and exact conversions of checkpoint tensors, shared by the host backends. Pure.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "ops/ops.h"
+
+namespace mesh::ops {
+
+// Shape of stacked sources: out is their sum.
+struct StackedShape {
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+  DType type = DType::kF32;  // of all weights; f32 when they differ
+};
+
+// Errors: unsupported (type that is not f32, bf16, f16; names the tensor), invalid_argument (rank,
+// extents that differ, bytes that do not fit the shape, nothing to stack).
+Result<StackedShape> check_sources(std::span<const LinearSource> sources);
+Result<void> check_vector(const HostTensor& source, std::int64_t size);  // size -1: any
+
+// Elements [first, first + count) as exact f32.
+void widen(const HostTensor& source, std::int64_t first, std::int64_t count, float* out);
+
+// The stacked bias, empty when no source has one. A source without a bias gets -0: x + -0 is x for
+// every x.
+std::vector<float> stacked_bias(std::span<const LinearSource> sources, std::int64_t out);
+
+}  // namespace mesh::ops
