@@ -1,0 +1,20 @@
+#pragma once
+// Control bits of the floating-point unit, part of numeric class cpu/1.
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace mesh::backends::cpu {
+
+// Round to nearest even, denormals on, exceptions masked, on the calling thread. Called at the
+// start of every part that a compute thread runs: a library may have changed the mode of any thread
+// behind our back.
+inline void set_float_mode() {
+#if defined(__x86_64__)
+  constexpr unsigned kDefault = 0x1F80, kStatus = 0x3F;
+  if ((_mm_getcsr() & ~kStatus) != kDefault) _mm_setcsr(kDefault);
+#endif
+}
+
+}  // namespace mesh::backends::cpu

@@ -1,0 +1,20 @@
+#pragma once
+// Instruction sets of this backend and which of them the processor at hand can run.
+
+#include <string>
+#include <string_view>
+
+#include "backends/cpu/kernels.h"
+#include "base/result.h"
+
+namespace mesh::backends::cpu {
+
+// Kernels for `isa`: "avx512", "avx2", "scalar" (with the FMA instruction where there is one),
+// "scalar_plain" (always without, for tests), or "" for the best. Errors: unsupported (names the
+// set asked for and what the processor has), invalid_argument for an unknown name.
+Result<const KernelTable*> select_kernels(std::string_view isa);
+
+// "AMD EPYC 9B14"; "unknown processor" where it does not tell.
+std::string processor_name();
+
+}  // namespace mesh::backends::cpu

@@ -1,0 +1,60 @@
+#include "backends/cpu/kernel_use.h"
+
+#include <algorithm>
+
+namespace mesh::backends::cpu {
+namespace {
+
+struct Row {
+  Kernel kernel;
+  std::string_view op;
+  std::string_view name;
+};
+
+constexpr Row kRows[] = {
+    {Kernel::kLinearOneF32, "linear.f32", "one_row"},
+    {Kernel::kLinearOneBF16, "linear.bf16", "one_row"},
+    {Kernel::kLinearOneF16, "linear.f16", "one_row"},
+    {Kernel::kLinearFewF32, "linear.f32", "few_rows"},
+    {Kernel::kLinearFewBF16, "linear.bf16", "few_rows"},
+    {Kernel::kLinearFewF16, "linear.f16", "few_rows"},
+    {Kernel::kLinearManyF32, "linear.f32", "many_rows"},
+    {Kernel::kLinearManyBF16, "linear.bf16", "many_rows"},
+    {Kernel::kLinearManyF16, "linear.f16", "many_rows"},
+    {Kernel::kRmsNormF32, "rms_norm.f32", "row"},
+    {Kernel::kRmsNormBF16, "rms_norm.bf16", "row"},
+    {Kernel::kSwiglu, "swiglu", "row"},
+    {Kernel::kAddF32, "add_residual.f32", "row"},
+    {Kernel::kAddBF16, "add_residual.bf16", "row"},
+    {Kernel::kAttentionPrepare, "attention.prepare", "head"},
+    {Kernel::kAttentionF32, "attention.f32", "segment"},
+    {Kernel::kAttentionBF16, "attention.bf16", "segment"},
+    {Kernel::kAttentionMerge, "attention.merge", "head"},
+    {Kernel::kEmbed, "embed", "row"},
+    {Kernel::kTakeRows, "take_rows", "row"},
+    {Kernel::kRopeTable, "rope_table", "row"},
+};
+static_assert(std::size(kRows) == static_cast<std::size_t>(Kernel::kCount));
+
+constexpr std::string_view kGeneric[] = {"embed", "take_rows", "rope_table"};
+
+}  // namespace
+
+std::span<const std::string_view> generic_ops() {
+  return kGeneric;
+}
+
+std::vector<ops::KernelUse> KernelUses::list(std::string_view isa) const {
+  std::vector<ops::KernelUse> uses;
+  for (const Row& row : kRows) {
+    if (!used_[static_cast<std::size_t>(row.kernel)]) continue;
+    const bool generic =
+        std::find(std::begin(kGeneric), std::end(kGeneric), row.op) != std::end(kGeneric);
+    const std::string set(generic ? std::string_view("generic") : isa);
+    uses.push_back({std::string(row.op), set + "." + std::string(row.name), set});
+  }
+  std::sort(uses.begin(), uses.end());
+  return uses;
+}
+
+}  // namespace mesh::backends::cpu

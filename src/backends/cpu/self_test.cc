@@ -1,0 +1,152 @@
+#include "backends/cpu/self_test.h"
+
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "base/check.h"
+#include "base/hash.h"
+#include "base/random.h"
+#include "ops/exact_math.h"
+
+namespace mesh::backends::cpu {
+namespace {
+
+using ops::DType;
+
+// Values in [-1, 1) with 12 significant bits, exact in f32; spread over magnitudes by the cube.
+std::vector<float> values(std::uint64_t seed, std::size_t count) {
+  Prng prng(seed);
+  std::vector<float> out(count);
+  for (float& x : out) {
+    const float u =
+        static_cast<float>(static_cast<std::int64_t>(prng.below(4096)) - 2048) * 0x1p-11f;
+    x = prng.below(4) == 0 ? u * u * u : u;
+  }
+  return out;
+}
+
+ops::HostTensor host(const std::vector<float>& from, DType dtype, tensor::Shape shape,
+                     std::vector<std::byte>& bytes) {
+  bytes.resize(from.size() * tensor::dtype_bytes(dtype));
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    if (dtype == DType::kF32) {
+      std::memcpy(bytes.data() + 4 * i, &from[i], 4);
+      continue;
+    }
+    // Any 16 bits of moderate exponent serve as f16: sign and mantissa from the value, exponent
+    // below 1.
+    std::uint16_t half = tensor::f32_to_bf16(from[i]);
+    if (dtype == DType::kF16)
+      half = static_cast<std::uint16_t>((half & 0x83FFu) | (((half >> 2) & 15u) << 10));
+    std::memcpy(bytes.data() + 2 * i, &half, 2);
+  }
+  return {{"self-test", dtype, std::move(shape)}, bytes, nullptr};
+}
+
+// One sequence whose pages are 1, 2, …; rows are the last `rows` of `length` positions.
+struct Fixture {
+  std::vector<TokenId> tokens;
+  std::vector<std::int32_t> positions, row_start, kv_length, page_start;
+  std::vector<PageId> pages;
+  std::vector<std::byte> residual;
+  ops::Batch batch;
+
+  Fixture(int rows, int length, std::int64_t hidden, DType residual_type, std::uint64_t seed) {
+    for (int i = 0; i < rows; ++i) {
+      tokens.push_back(static_cast<TokenId>(i * 7 % 75));
+      positions.push_back(length - rows + i);
+    }
+    row_start = {0, rows};
+    kv_length = {length};
+    for (int page = 0; page * ops::kPageTokens < length; ++page)
+      pages.push_back({static_cast<std::uint32_t>(page + 1)});
+    page_start = {0, static_cast<std::int32_t>(pages.size())};
+    host(values(seed, static_cast<std::size_t>(rows * hidden)), residual_type, {rows, hidden},
+         residual);
+    batch = {tokens, positions, row_start, kv_length,    page_start,
+             pages,  residual,  hidden,    residual_type};
+  }
+};
+
+template <typename T>
+T must(Result<T> result) {
+  return std::move(result).value();
+}
+
+void hash_tensor(Hasher& hasher, ops::Step& step, const ops::Tensor& x) {
+  hasher.update(step.read(x));
+}
+
+void hash_rows(Hasher& hasher, ops::Backend& backend, DType weight, DType residual, int rows) {
+  constexpr std::int64_t kIn = 611, kOut = 75;
+  std::vector<std::byte> weight_bytes, gate_bytes, bias_bytes, norm_bytes;
+  const std::array<ops::LinearSource, 1> square{
+      {{host(values(1, kOut * kIn), weight, {kOut, kIn}, weight_bytes),
+        host(values(2, kOut), DType::kF32, {kOut}, bias_bytes)}}};
+  const std::array<ops::LinearSource, 1> wide{
+      {{host(values(3, 2 * kIn * kOut), weight, {2 * kIn, kOut}, gate_bytes), std::nullopt}}};
+  const auto down = must(backend.load_linear(square));
+  const auto up = must(backend.load_linear(wide));
+  const auto norm = must(backend.load_vec(host(values(4, kIn), DType::kF32, {kIn}, norm_bytes)));
+  Fixture fixture(rows, rows, kIn, residual, 5);
+  const auto step = backend.begin_step(nullptr, fixture.batch);
+  ops::Tensor r = step->residual_in();
+  const ops::Tensor normed = step->rms_norm(r, *norm, 1e-6f);
+  const ops::Tensor y = step->linear(normed, *down);
+  const ops::Tensor gated = step->swiglu(step->linear(y, *up));
+  step->add_residual(r, gated);
+  hash_tensor(hasher, *step, step->embed(*down));
+  for (const ops::Tensor& x : {normed, y, gated, r}) hash_tensor(hasher, *step, x);
+}
+
+// 515 positions, the last 5 of them with everything in sight: a full segment, a ragged one and both
+// joined.
+void hash_attention(Hasher& hasher, ops::Backend& backend, DType store) {
+  constexpr int kHeads = 3, kDim = 24, kCols = (kHeads + 2) * kDim, kFirst = 510, kRows = 5;
+  auto kv =
+      must(backend.make_kv({.layers = 1, .kv_heads = 1, .head_dim = kDim, .store = store}, 10));
+  kv->fill_with_nan();
+  std::vector<std::byte> norm_bytes, sink_bytes;
+  const auto norm = must(backend.load_vec(host(values(6, kDim), DType::kF32, {kDim}, norm_bytes)));
+  const auto sinks =
+      must(backend.load_vec(host(values(7, kHeads), DType::kF32, {kHeads}, sink_bytes)));
+  ops::RopeTable rope;
+  for (int i = 0; i < 10; ++i) rope.inv_freq.push_back(ops::exact_pow(10000.0, -i / 10.0));
+  ops::AttentionSpec spec{.heads = kHeads,
+                          .kv_heads = 1,
+                          .head_dim = kDim,
+                          .scale = 0x1.a20bd8p-3f,
+                          .rope = &rope,
+                          .q_norm = norm.get(),
+                          .k_norm = norm.get(),
+                          .eps = 1e-6f,
+                          .window = 3};
+  for (const auto& [rows, length] :
+       {std::array{kFirst, kFirst}, std::array{kRows, kFirst + kRows}}) {
+    Fixture fixture(rows, length, kCols, DType::kF32, 8 + static_cast<std::uint64_t>(length));
+    const auto step = backend.begin_step(kv.get(), fixture.batch);
+    const ops::Tensor qkv = step->residual_in();
+    hash_tensor(hasher, *step, step->attention(spec, qkv));
+    spec.window = 0;
+    spec.sinks = sinks.get();
+  }
+}
+
+}  // namespace
+
+std::uint64_t hash_kernels(ops::Backend& backend) {
+  Hasher hasher;
+  for (const DType weight : {DType::kF32, DType::kBF16, DType::kF16})
+    for (const int rows : {1, 5, 19})
+      hash_rows(hasher, backend, weight, weight == DType::kF32 ? DType::kF32 : DType::kBF16, rows);
+  for (const DType store : {DType::kF32, DType::kBF16}) hash_attention(hasher, backend, store);
+  for (int i = -900; i <= 900; i += 7) {
+    hasher.update_value(ops::class_exp(static_cast<float>(i) * 0.1f));
+    hasher.update_value(ops::exact_sin(i * 4567.25));
+    hasher.update_value(ops::exact_pow(1e6, i * 1e-3));
+  }
+  return hasher.digest();
+}
+
+}  // namespace mesh::backends::cpu
