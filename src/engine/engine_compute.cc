@@ -102,8 +102,7 @@ EngineCompute::~EngineCompute() {
 
 Result<std::unique_ptr<EngineCompute>> EngineCompute::make(std::unique_ptr<ops::Backend> backend,
                                                            formats::ModelFiles model,
-                                                           env::Loop& loop,
-                                                           EngineOptions options) {
+                                                           env::Loop& loop, EngineOptions options) {
   MESH_ASSIGN_OR_RETURN(model::ModelSpec spec, model::parse_config(model));
   auto impl = std::make_unique<Impl>(std::move(backend), std::move(model), std::move(spec), loop,
                                      std::move(options));

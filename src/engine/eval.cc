@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "backends/backends.h"
 #include "base/limits.h"
 #include "engine/local_ring.h"
 #include "formats/byte_source.h"
@@ -169,8 +170,8 @@ Result<std::uint32_t> check_sequences(std::span<const std::vector<TokenId>> sequ
                                       const model::ModelSpec& spec, const EvalOptions& options) {
   if (sequences.empty()) return bad("no ids to evaluate");
   if (sequences.size() > limits::kSequencesPerStage)
-    return bad(fmt::format("{} sequences, at most {}", sequences.size(),
-                           limits::kSequencesPerStage));
+    return bad(
+        fmt::format("{} sequences, at most {}", sequences.size(), limits::kSequencesPerStage));
   std::uint64_t pages = 1;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     if (sequences[s].empty()) return bad(fmt::format("sequence {} has no ids", s));
@@ -254,9 +255,9 @@ Result<std::vector<TokenId>> parse_ids(const std::string& json, const std::strin
                   element.get<std::int64_t>() >= std::numeric_limits<TokenId>::min() &&
                   element.get<std::int64_t>() <= std::numeric_limits<TokenId>::max();
     if (!fits)
-      return bad(fmt::format("{}: element {} is not a token id: {}", name, ids.size(),
-                             element.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace)
-                                 .substr(0, 40)));
+      return bad(fmt::format(
+          "{}: element {} is not a token id: {}", name, ids.size(),
+          element.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).substr(0, 40)));
     ids.push_back(element.get<TokenId>());
   }
   return ids;
@@ -285,12 +286,14 @@ Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& mo
   return result;
 }
 
-Result<std::vector<std::string>> run_eval(const EvalOptions& options,
-                                          const formats::HubEnvironment& environment) {
+Result<std::vector<std::string>> run_eval(const EvalOptions& options) {
+  if (options.threads < 1 || options.threads > limits::kComputeThreads)
+    return bad(
+        fmt::format("{} threads; between 1 and {}", options.threads, limits::kComputeThreads));
   MESH_ASSIGN_OR_RETURN(const formats::ModelFiles model,
-                        formats::open_model(options.model, environment));
+                        formats::open_model(options.model, options.hub));
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Backend> backend,
-                        backends::make_backend(options.backend));
+                        backends::make_backend(options.backend, {options.threads, options.isa}));
   std::vector<std::vector<TokenId>> sequences;
   for (const std::string& path : options.ids_files) {
     MESH_ASSIGN_OR_RETURN(const std::string text,

@@ -15,6 +15,11 @@
 namespace mesh::engine {
 
 struct EvalOptions {
+  std::string model;                   // as formats::open_model() takes it
+  formats::HubEnvironment hub;         // where the hub's cache lies
+  std::string backend = "cpu";         // "cpu" or "ref"
+  std::string isa;                     // cpu: "avx512", "avx2", "scalar"; empty: the best
+  int threads = 1;                     // cpu
   std::vector<std::string> ids_files;  // each a JSON array of token ids; run as one batch
   std::string out_file;                // safetensors; empty: nothing is written
   bool hidden = false;                 // also the residual stream after every layer
@@ -41,18 +46,19 @@ struct EvalResult {
 Result<std::vector<TokenId>> parse_ids(const std::string& json, const std::string& name);
 
 // Runs `sequences` as one ragged batch, a step never above limits::kBatchRows rows, through one
-// Stage per part of the cut, and continues each greedily for options.generate tokens. Reads and
-// writes no file. Errors: invalid_argument (ids outside the vocabulary, no ids, more positions than
-// the context, cuts), internal (a row is not finite; names the sequence), those of loading.
+// Stage per part of the cut, and continues each greedily for options.generate tokens. Of the
+// options it reads hidden, generate, cuts, chunk and explain; no file is touched. Errors:
+// invalid_argument (ids outside the vocabulary, no ids, more positions than the context, cuts),
+// internal (a row is not finite; names the sequence), those of loading.
 Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& model,
                             std::span<const std::vector<TokenId>> sequences,
                             const EvalOptions& options);
 
-// Reads options.ids_files, evaluates, and writes options.out_file with the tensors `logits` [T, V],
-// with `hidden` also `hidden.embed` and `hidden.{i}` [T, H] (after layer i), all F32, and with
-// `generate` also `generated` [N] I64. With several files the names begin with "0.", "1." …
-// Returns the lines of --explain. Errors: those of evaluate() and of files.
-Result<std::vector<std::string>> run_eval(ops::Backend& backend, const formats::ModelFiles& model,
-                                          const EvalOptions& options);
+// `toolkit-mesh eval`: opens options.model, makes the backend, reads options.ids_files, evaluates,
+// and writes options.out_file with the tensors `logits` [T, V], with `hidden` also `hidden.embed`
+// and `hidden.{i}` [T, H] (after layer i), all F32, and with `generate` also `generated` [N] I64.
+// With several files the names begin with "0.", "1." … Returns the lines of --explain. Errors:
+// those of evaluate(), of files, of the model and the backend.
+Result<std::vector<std::string>> run_eval(const EvalOptions& options);
 
 }  // namespace mesh::engine

@@ -45,9 +45,8 @@ Result<std::uint32_t> pool_pages(const model::ModelSpec& spec, LayerRange layers
                                    spec.head_dim * ops::kPageTokens * tensor::dtype_bytes(store);
   const std::uint64_t useful =
       std::uint64_t{limits::kSequencesPerStage} * kvcache::pages_for(spec.context) + 1;
-  const std::uint64_t pages = std::min(
-      {options.kv_bytes / page_bytes, useful,
-       std::uint64_t{std::numeric_limits<std::int32_t>::max()}});
+  const std::uint64_t pages = std::min({options.kv_bytes / page_bytes, useful,
+                                        std::uint64_t{std::numeric_limits<std::int32_t>::max()}});
   if (pages < 2)
     return Error(Code::kResourceExhausted,
                  fmt::format("{} bytes for the KV cache of layers {}, two pages need {}",

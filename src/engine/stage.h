@@ -23,7 +23,8 @@ namespace mesh::engine {
 struct StageOptions {
   std::uint32_t pages = 0;
   std::uint64_t kv_bytes = 0;
-  std::optional<tensor::DType> kv_type;  // f32 or bf16; else the residual type of the model
+  std::optional<tensor::DType> kv_type =
+      std::nullopt;  // f32 or bf16; else the residual type of the model
 };
 
 // What a test or `eval` sees of a step beyond its output. Bytes and values live for the call only.
@@ -59,8 +60,8 @@ class Stage {
   ops::KvPool& kv();
 
   // Runs the job over the held layers. Rows that are not finite are reported per sequence, not an
-  // error: the other sequences of the batch are unharmed. `compute` of the output is left 0. Errors:
-  // invalid_argument (check_step_job).
+  // error: the other sequences of the batch are unharmed. `compute` of the output is left 0.
+  // Errors: invalid_argument (check_step_job).
   Result<StepOutput> run(const StepJob& job, const StageProbe* probe = nullptr);
 
  private:

@@ -41,10 +41,10 @@ Error difference(const RowHashes& expected, const RowHashes& found, std::size_t 
   std::size_t place = 0;
   while (expected[place] == found[place]) ++place;
   const std::string where = place + 1 == expected.size() ? "the logits"
-                            : place == 0 ? "the embedding"
+                            : place == 0                 ? "the embedding"
                                          : fmt::format("the hop row behind layer {}", place - 1);
-  return Error(Code::kInternal, fmt::format("content {} position {}: {} differ", content, position,
-                                            where));
+  return Error(Code::kInternal,
+               fmt::format("content {} position {}: {} differ", content, position, where));
 }
 
 }  // namespace
@@ -93,8 +93,7 @@ Result<void> run_schedule(ops::Backend& backend, const Subject& subject,
   for (std::size_t i = 0; i < positions.size(); ++i)
     if (positions[i] > 0) MESH_RETURN_IF_ERROR(ring->reserve(SequenceId{i}, positions[i]));
   expected.resize(subject.contents.size());
-  for (std::size_t c = 0; c < expected.size(); ++c)
-    expected[c].resize(subject.contents[c].size());
+  for (std::size_t c = 0; c < expected.size(); ++c) expected[c].resize(subject.contents[c].size());
 
   StepHashes hashes(subject.spec);
   for (const auto& step : schedule.steps) {

@@ -26,7 +26,7 @@ struct ScheduledRows {
 };
 
 struct Schedule {
-  std::vector<std::size_t> content_of;            // by instance
+  std::vector<std::size_t> content_of;  // by instance
   std::vector<std::vector<ScheduledRows>> steps;
 };
 

@@ -31,8 +31,7 @@ class MemorySource final : public formats::TensorSource {
                          std::span<std::byte> out) const override {
     auto checked = formats::check_part(*this, name, offset, out.size());
     if (!checked.ok()) return checked.error();
-    if (!out.empty())
-      std::memcpy(out.data(), bytes_.at(name).bytes.data() + offset, out.size());
+    if (!out.empty()) std::memcpy(out.data(), bytes_.at(name).bytes.data() + offset, out.size());
     return {};
   }
   std::uint64_t bytes_read() const override { return 0; }
@@ -42,7 +41,8 @@ class MemorySource final : public formats::TensorSource {
   std::map<std::string, tensor::HostTensor> bytes_;
 };
 
-std::vector<TokenId> random_tokens(std::uint64_t seed, std::size_t count, std::uint32_t vocabulary) {
+std::vector<TokenId> random_tokens(std::uint64_t seed, std::size_t count,
+                                   std::uint32_t vocabulary) {
   Prng random(seed);
   std::vector<TokenId> tokens;
   for (std::size_t i = 0; i < count; ++i)
@@ -56,9 +56,8 @@ Result<Subject> make_subject(std::string name, Size size, formats::ModelFiles fi
   subject.size = size;
   const std::size_t longest = std::min<std::size_t>(subject.spec.context, kLongContent);
   for (std::size_t c = 0; c < kContents; ++c)
-    subject.contents.push_back(random_tokens(fnv1a64(name) + c,
-                                             c == 0 ? longest : 3 + (c * 29) % 71,
-                                             subject.spec.vocabulary));
+    subject.contents.push_back(random_tokens(
+        fnv1a64(name) + c, c == 0 ? longest : 3 + (c * 29) % 71, subject.spec.vocabulary));
   subject.name = std::move(name);
   subject.files = std::move(files);
   return subject;
@@ -74,8 +73,8 @@ Result<std::vector<Subject>> make_subjects(bool with_big) {
   std::sort(directories.begin(), directories.end());
   for (const std::filesystem::path& path : directories) {
     MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(path.string(), {}));
-    MESH_ASSIGN_OR_RETURN(
-        Subject subject, make_subject(path.filename().string(), Size::kTiny, std::move(files)));
+    MESH_ASSIGN_OR_RETURN(Subject subject,
+                          make_subject(path.filename().string(), Size::kTiny, std::move(files)));
     subjects.push_back(std::move(subject));
   }
   MESH_ASSIGN_OR_RETURN(Subject pocket,

@@ -20,7 +20,8 @@ struct Subject {
   Size size = Size::kTiny;
   formats::ModelFiles files;
   model::ModelSpec spec;
-  std::vector<std::vector<TokenId>> contents;  // token sequences, the first one long, fixed per name
+  std::vector<std::vector<TokenId>>
+      contents;  // token sequences, the first one long, fixed per name
 };
 
 // Every directory of tests/data/models, the built-in model, and a random one of 4 layers, hidden
