@@ -57,9 +57,10 @@ constexpr int kStrikes = 8;                      // bad messages of one link bef
 
 // --- serving
 constexpr std::size_t kSequencesPerStage = 1024;
-constexpr std::size_t kBatchRows = 1024;     // rows of one step
-constexpr std::size_t kPrefillChunk = 512;   // prompt rows of one step
-constexpr int kComputeThreads = 1024;        // of one host backend
+constexpr std::size_t kBatchRows = 1024;            // rows of one step
+constexpr std::size_t kPrefillChunk = 512;          // prompt rows of one step
+constexpr std::size_t kWaitingRowBytes = 1u << 30;  // rows waiting at the input of one stage
+constexpr int kComputeThreads = 1024;               // of one host backend
 constexpr std::size_t kWaitingRequests = 256;
 constexpr std::size_t kStopIds = 64;
 constexpr std::size_t kPendingSteps = 256;    // micro-batches waiting at one stage

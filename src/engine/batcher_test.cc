@@ -1,0 +1,310 @@
+#include "engine/batcher.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "base/random.h"
+#include "engine/step_job.h"
+
+namespace mesh::engine {
+namespace {
+
+TokenId token_of(std::uint64_t sequence, std::int32_t position) {
+  return static_cast<TokenId>(sequence * 100000 + static_cast<std::uint64_t>(position));
+}
+
+std::vector<TokenId> tokens_of(std::uint64_t sequence, std::int32_t first, std::size_t count) {
+  std::vector<TokenId> out;
+  for (std::size_t i = 0; i < count; ++i)
+    out.push_back(token_of(sequence, first + static_cast<std::int32_t>(i)));
+  return out;
+}
+
+// Hidden rows of 12 bytes: sequence, position, and their sum.
+constexpr std::size_t kRowBytes = 12;
+Buffer hidden_of(std::uint64_t sequence, std::int32_t first, std::size_t count) {
+  Buffer rows(count * kRowBytes);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto position = static_cast<std::int32_t>(first + static_cast<std::int32_t>(i));
+    const std::int32_t row[3] = {static_cast<std::int32_t>(sequence), position,
+                                 static_cast<std::int32_t>(sequence) + position};
+    std::memcpy(rows.data() + i * kRowBytes, row, kRowBytes);
+  }
+  return rows;
+}
+
+// One line per step: "d2@40 p1@0+3": decode of sequence 2 at position 40, three prompt rows of 1.
+std::string text_of(const BatchPlan& plan) {
+  std::string text;
+  for (const BatchPart& part : plan.parts) {
+    text += (text.empty() ? "" : " ") + std::string(part.decode ? "d" : "p") +
+            std::to_string(part.sequence.value) + "@" + std::to_string(part.first_position);
+    if (!part.decode) text += "+" + std::to_string(part.rows);
+  }
+  return text;
+}
+
+// Runs a script: "prompt S FIRST COUNT", "decode S POSITION", "drop S", "step" (appends one line).
+std::string run_script(const BatcherOptions& options, const std::string& script) {
+  Batcher batcher(options);
+  std::istringstream lines(script);
+  std::string line, out;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string verb;
+    std::uint64_t sequence = 0;
+    std::int32_t first = 0;
+    std::size_t count = 1;
+    if (!(words >> verb)) continue;
+    words >> sequence >> first >> count;
+    if (verb == "step") {
+      const auto plan = batcher.next();
+      out += (plan ? text_of(*plan) : "nothing") + "\n";
+    } else if (verb == "drop") {
+      out += "dropped " + std::to_string(batcher.drop(SequenceId{sequence})) + "\n";
+    } else {
+      if (verb == "decode") count = 1;
+      const auto added = batcher.add_rows(SequenceId{sequence}, first,
+                                          tokens_of(sequence, first, count), {}, verb == "decode");
+      if (!added.ok()) out += "error: " + added.error().message + "\n";
+    }
+  }
+  return out;
+}
+
+TEST(BatcherScenario, DecodesGoFirstAndPromptsShareTheBudget) {
+  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 4}, R"(
+prompt 1 0 6
+prompt 2 0 3
+decode 3 17
+step
+decode 3 18
+decode 4 5
+step
+step
+step
+)"),
+            "d3@17 p1@0+4\n"
+            "d3@18 d4@5 p2@0+3 p1@4+1\n"
+            "p1@5+1\n"
+            "nothing\n");
+}
+
+TEST(BatcherScenario, ALongPromptDoesNotHoldUpAShortOne) {
+  EXPECT_EQ(run_script({.batch_rows = 4, .prompt_rows = 4}, R"(
+prompt 1 0 100
+step
+prompt 2 0 2
+step
+step
+)"),
+            "p1@0+4\n"
+            "p1@4+4\n"
+            "p2@0+2 p1@8+2\n");
+}
+
+TEST(BatcherScenario, PromptsKeepAQuarterWhenDecodesFillAStep) {
+  EXPECT_EQ(run_script({.batch_rows = 4, .prompt_rows = 4}, R"(
+decode 1 9
+decode 2 9
+decode 3 9
+decode 4 9
+decode 5 9
+prompt 6 0 2
+step
+step
+)"),
+            "d1@9 d2@9 d3@9 p6@0+1\n"
+            "d4@9 d5@9 p6@1+1\n");
+}
+
+TEST(BatcherScenario, DropForgetsOnlyThatSequence) {
+  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 8}, R"(
+prompt 1 0 5
+decode 2 3
+decode 3 4
+drop 1
+drop 2
+drop 9
+step
+step
+)"),
+            "dropped 5\ndropped 1\ndropped 0\nd3@4\nnothing\n");
+}
+
+TEST(BatcherScenario, RowsOfASequenceMergeInOrderAndGapsAreRefused) {
+  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 8}, R"(
+prompt 1 0 2
+prompt 1 2 2
+decode 1 4
+prompt 1 9 1
+decode 2 7
+decode 2 8
+step
+prompt 1 -1 1
+prompt 1 0 0
+)"),
+            "error: rows at position 9 after position 4\n"
+            "p1@0+5 p2@7+2\n"
+            "error: 1 rows at position -1\n"
+            "error: no rows to run\n");
+}
+
+TEST(Batcher, ChecksSizesAndLimits) {
+  Batcher batcher({.row_bytes = kRowBytes});
+  const auto code = [&](std::span<const TokenId> tokens, std::size_t bytes, bool decode) {
+    return batcher.add_rows(SequenceId{1}, 0, tokens, Buffer(bytes), decode).error().code;
+  };
+  EXPECT_EQ(code({}, kRowBytes + 1, false), Code::kInvalidArgument);
+  EXPECT_EQ(code(tokens_of(1, 0, 3), 2 * kRowBytes, false), Code::kInvalidArgument);
+  EXPECT_EQ(code({}, 2 * kRowBytes, true), Code::kInvalidArgument);
+  for (std::uint64_t s = 0; s < limits::kSequencesPerStage; ++s)
+    ASSERT_TRUE(batcher.add_rows(SequenceId{s}, 0, {}, hidden_of(s, 0, 1), true).ok());
+  EXPECT_EQ(batcher.add_rows(SequenceId{5000}, 0, {}, hidden_of(0, 0, 1), true).error().code,
+            Code::kResourceExhausted);
+}
+
+// Every row that went in comes out once, in order, with its own hidden bytes; budgets hold; a
+// sequence stands at most once in a plan; decode parts come first; nothing waits forever.
+void random_load(std::uint64_t seed) {
+  Prng random(seed);
+  const bool hidden = random.below(2) == 1;
+  BatcherOptions options;
+  options.row_bytes = hidden ? kRowBytes : 0;
+  options.batch_rows = 2 + random.below(20);
+  options.prompt_rows = 1 + random.below(20);
+  Batcher batcher(options);
+  std::map<std::uint64_t, std::int32_t> added, done;
+  std::map<std::uint64_t, int> idle_steps;
+  for (int turn = 0; turn < 300; ++turn) {
+    const std::uint64_t sequence = random.below(12);
+    if (random.below(2) == 0) {
+      const std::size_t count = random.below(2) == 0 ? 1 : 1 + random.below(30);
+      const std::int32_t first = added[sequence];
+      const bool tokens = !hidden || random.below(2) == 0;
+      ASSERT_TRUE(batcher
+                      .add_rows(SequenceId{sequence}, first,
+                                tokens ? tokens_of(sequence, first, count) : std::vector<TokenId>{},
+                                hidden ? hidden_of(sequence, first, count) : Buffer(),
+                                count == 1 && random.below(2) == 0)
+                      .ok());
+      added[sequence] += static_cast<std::int32_t>(count);
+    } else if (random.below(20) == 0) {
+      EXPECT_EQ(batcher.drop(SequenceId{sequence}),
+                static_cast<std::size_t>(added[sequence] - done[sequence]));
+      done[sequence] = added[sequence];
+    } else if (auto plan = batcher.next()) {
+      ASSERT_LE(plan->rows(), options.batch_rows);
+      ASSERT_EQ(plan->hidden.size(), plan->rows() * options.row_bytes);
+      std::set<std::uint64_t> seen;
+      std::size_t prompt_rows = 0, offset = 0;
+      bool prompts_began = false;
+      for (const BatchPart& part : plan->parts) {
+        const std::uint64_t id = part.sequence.value;
+        ASSERT_TRUE(seen.insert(id).second);
+        ASSERT_EQ(part.first_position, done[id]);
+        ASSERT_EQ(static_cast<std::size_t>(part.offset), offset);
+        ASSERT_GT(part.rows, 0);
+        ASSERT_FALSE(part.decode && prompts_began);
+        prompts_began = prompts_began || !part.decode;
+        prompt_rows += part.decode ? 0 : static_cast<std::size_t>(part.rows);
+        for (std::int32_t i = 0; i < part.rows; ++i, ++offset) {
+          const TokenId token = plan->tokens[offset];
+          ASSERT_TRUE(token == token_of(id, done[id]) || (hidden && token == 0));
+          if (hidden) {
+            ASSERT_EQ(std::memcmp(plan->hidden.data() + offset * kRowBytes,
+                                  hidden_of(id, done[id], 1).data(), kRowBytes),
+                      0);
+          }
+          ++done[id];
+        }
+      }
+      ASSERT_EQ(offset, plan->rows());
+      ASSERT_LE(prompt_rows, options.prompt_rows);
+      for (const auto& [id, count] : added) {
+        int& idle = idle_steps[id];
+        idle = seen.contains(id) || done[id] == count ? 0 : idle + 1;
+        ASSERT_LE(idle, 24) << "sequence " << id << " starves";
+      }
+    }
+    std::size_t waiting = 0;
+    for (const auto& [id, count] : added) waiting += static_cast<std::size_t>(count - done[id]);
+    ASSERT_EQ(batcher.waiting_rows(), waiting);
+  }
+  while (auto plan = batcher.next())
+    for (const BatchPart& part : plan->parts) done[part.sequence.value] += part.rows;
+  for (const auto& [id, count] : added) EXPECT_EQ(done[id], count);
+  EXPECT_EQ(batcher.waiting_sequences(), 0u);
+}
+
+TEST(Batcher, LosesNothingKeepsOrderAndBudget) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    random_load(seed);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(StepJob, CarriesPlansAndPagesAndChecksThem) {
+  kvcache::PageTables tables(6);
+  ASSERT_TRUE(tables.reserve(SequenceId{1}, 70).ok());
+  ASSERT_TRUE(tables.reserve(SequenceId{2}, 10).ok());
+  Batcher batcher({});
+  ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 64, tokens_of(0, 64, 1), {}, true).ok());
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 0, tokens_of(0, 0, 3), {}, false).ok());
+  const std::uint8_t sample[] = {1, 1};
+  const auto job = make_step_job(*batcher.next(), tables, sample);
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(job->positions, (std::vector<std::int32_t>{64, 0, 1, 2}));
+  EXPECT_EQ(job->row_start, (std::vector<std::int32_t>{0, 1, 4}));
+  EXPECT_EQ(job->kv_length, (std::vector<std::int32_t>{65, 3}));
+  EXPECT_EQ(job->page_start, (std::vector<std::int32_t>{0, 2, 3}));
+  EXPECT_EQ(job->pages, (std::vector<PageId>{PageId{1}, PageId{2}, PageId{3}}));
+  EXPECT_EQ(job->sample_rows, (std::vector<std::int32_t>{0, 3}));
+  EXPECT_TRUE(check_step_job(*job, 6, 100, 100, 0).ok());
+  EXPECT_FALSE(check_step_job(*job, 3, 100, 100, 0).ok());  // page out of the pool
+  EXPECT_FALSE(check_step_job(*job, 6, 64, 100, 0).ok());   // context
+  EXPECT_FALSE(check_step_job(*job, 6, 100, 64, 0).ok());   // vocabulary
+  EXPECT_FALSE(check_step_job(*job, 6, 100, 100, 8).ok());  // no residual rows
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 3, tokens_of(0, 3, 62), {}, false).ok());
+  EXPECT_EQ(make_step_job(*batcher.next(), tables, {}).error().message,
+            "65 positions need 2 KV pages, the sequence has reserved 1");
+}
+
+// A job with one field damaged is refused, never indexes memory.
+TEST(StepJob, EveryDamagedFieldIsRefused) {
+  const auto good = [] {
+    StepJob job;
+    job.tokens = {1, 2, 3};
+    job.positions = {5, 0, 1};
+    job.row_start = {0, 1, 3};
+    job.kv_length = {6, 2};
+    job.page_start = {0, 1, 2};
+    job.pages = {PageId{1}, PageId{2}};
+    return job;
+  };
+  EXPECT_TRUE(check_step_job(good(), 3, 64, 10, 0).ok());
+  const std::function<void(StepJob&)> damage[] = {
+      [](StepJob& j) { j.tokens.pop_back(); },      [](StepJob& j) { j.tokens[0] = -1; },
+      [](StepJob& j) { j.positions[2] = 3; },       [](StepJob& j) { j.positions = {}; },
+      [](StepJob& j) { j.row_start = {0, 3}; },     [](StepJob& j) { j.row_start = {0, 4, 3}; },
+      [](StepJob& j) { j.row_start = {0, 0, 3}; },  [](StepJob& j) { j.kv_length[1] = -5; },
+      [](StepJob& j) { j.kv_length[0] = 65; },      [](StepJob& j) { j.page_start = {0, 2, 1}; },
+      [](StepJob& j) { j.page_start = {0, 0, 2}; }, [](StepJob& j) { j.pages[0] = PageId{0}; },
+      [](StepJob& j) { j.pages[1] = PageId{3}; },   [](StepJob& j) { j.sample_rows = {3}; },
+      [](StepJob& j) { j.sample_rows = {1, 1}; },
+  };
+  for (std::size_t i = 0; i < std::size(damage); ++i) {
+    StepJob job = good();
+    damage[i](job);
+    EXPECT_FALSE(check_step_job(job, 3, 64, 10, 0).ok()) << "damage " << i;
+  }
+}
+
+}  // namespace
+}  // namespace mesh::engine

@@ -1,0 +1,122 @@
+#include "engine/eval.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "formats/byte_source.h"
+#include "formats/safetensors.h"
+
+namespace mesh::engine {
+namespace {
+
+std::string scratch(const std::string& name) {
+  return testing::TempDir() + "mesh_eval_" + name;
+}
+
+std::string write_ids(const std::string& name, const std::string& text) {
+  const std::string path = scratch(name);
+  std::ofstream(path) << text;
+  return path;
+}
+
+EvalOptions llama() {
+  EvalOptions options;
+  options.model = MESH_TEST_DATA "/models/llama";
+  options.out_file = scratch("out.safetensors");
+  return options;
+}
+
+std::string error_of(const EvalOptions& options) {
+  const auto result = run_eval(options);
+  return result.ok() ? "ok" : result.error().message;
+}
+
+TEST(ParseIds, SaysWhatIsWrong) {
+  EXPECT_EQ(parse_ids("[1, 2,3]", "a.json").value(), (std::vector<TokenId>{1, 2, 3}));
+  const auto message = [](const char* text) { return parse_ids(text, "a.json").error().message; };
+  EXPECT_EQ(message("[]"), "a.json: no ids");
+  EXPECT_EQ(message("{}"), "a.json: not a JSON array of token ids");
+  EXPECT_EQ(message("[1,"), "a.json: not a JSON array of token ids");
+  EXPECT_EQ(message("[1, 2.5]"), "a.json: element 1 is not a token id: 2.5");
+  EXPECT_EQ(message("[\"x\"]"), "a.json: element 0 is not a token id: \"x\"");
+  EXPECT_EQ(message("[0, 2147483648]"), "a.json: element 1 is not a token id: 2147483648");
+  EXPECT_EQ(message("[18446744073709551615]"),
+            "a.json: element 0 is not a token id: 18446744073709551615");
+}
+
+TEST(RunEval, ErrorsNameTheCause) {
+  EvalOptions options = llama();
+  EXPECT_EQ(error_of(options), "no ids to evaluate");
+  options.ids_files = {write_ids("big.json", "[1, 320]")};
+  EXPECT_EQ(error_of(options), "sequence 0: id 320 at position 1 is outside the vocabulary of 320");
+  options.ids_files = {write_ids("negative.json", "[-1]")};
+  EXPECT_EQ(error_of(options), "sequence 0: id -1 at position 0 is outside the vocabulary of 320");
+  options.ids_files = {write_ids("ok.json", "[1, 2]")};
+  options.generate = 256;
+  EXPECT_EQ(error_of(options), "sequence 0 needs 257 positions, the context of the model has 256");
+  options.generate = 0;
+  options.cuts = {3, 2};
+  EXPECT_EQ(error_of(options), "a cut at layer 2 after 3; cuts ascend from 1 to 3");
+  options.cuts = {};
+  options.threads = 0;
+  EXPECT_EQ(error_of(options), "0 threads; between 1 and 1024");
+  options.threads = 1;
+  options.backend = "abacus";
+  EXPECT_NE(error_of(options).find("abacus"), std::string::npos);
+  options.backend = "cpu";
+  options.isa = "mmx";
+  EXPECT_NE(error_of(options).find("mmx"), std::string::npos);
+  options.isa = "";
+  options.ids_files = {scratch("missing.json")};
+  EXPECT_NE(error_of(options).find("missing.json"), std::string::npos);
+}
+
+TEST(RunEval, WritesOneFileWithTheTensorsOfEverySequence) {
+  EvalOptions options = llama();
+  options.ids_files = {write_ids("a.json", "[1, 2, 3]"), write_ids("b.json", "[7]")};
+  options.hidden = true;
+  options.generate = 4;
+  options.explain = true;
+  const auto lines = run_eval(options);
+  ASSERT_TRUE(lines.ok()) << lines.error().message;
+  bool attends = false;
+  for (const std::string& line : *lines)
+    attends = attends || line.find("attention") != std::string::npos;
+  EXPECT_TRUE(attends);
+  auto file = formats::open_file(options.out_file);
+  ASSERT_TRUE(file.ok());
+  const auto source = formats::open_safetensors(std::move(file).value()).value();
+  const auto shape = [&](const std::string& name) {
+    const tensor::TensorInfo* info = source->find(name);
+    return info == nullptr ? "none" : tensor::shape_text(info->shape);
+  };
+  EXPECT_EQ(shape("0.logits"), "[3, 320]");
+  EXPECT_EQ(shape("1.logits"), "[1, 320]");
+  EXPECT_EQ(shape("0.hidden.embed"), "[3, 64]");
+  EXPECT_EQ(shape("1.hidden.3"), "[1, 64]");
+  EXPECT_EQ(shape("1.hidden.4"), "none");
+  EXPECT_EQ(shape("0.generated"), "[4]");
+  EXPECT_EQ(source->find("0.generated")->dtype, tensor::DType::kI64);
+}
+
+TEST(RunEval, CutsAndChunksChangeNoBit) {
+  EvalOptions options = llama();
+  options.ids_files = {write_ids("c.json", "[9, 8, 7, 6, 5, 4, 3, 2, 1]")};
+  options.hidden = true;
+  options.generate = 3;
+  const auto file_bytes = [&] {
+    const auto ran = run_eval(options);
+    EXPECT_TRUE(ran.ok());
+    return formats::read_text_file(options.out_file, 1u << 20).value();
+  };
+  const std::string whole = file_bytes();
+  options.cuts = {1, 3};
+  options.chunk = 2;
+  options.threads = 2;
+  EXPECT_TRUE(file_bytes() == whole);
+}
+
+}  // namespace
+}  // namespace mesh::engine

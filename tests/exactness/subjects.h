@@ -1,0 +1,34 @@
+#pragma once
+// The models whose bits are compared, and what is run on them.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "formats/model_files.h"
+#include "model/spec.h"
+
+namespace mesh::exactness {
+
+// How much of a model a configuration can afford on a slow instruction set.
+enum class Size { kTiny, kSmall, kBig };
+
+struct Subject {
+  std::string name;
+  Size size = Size::kTiny;
+  formats::ModelFiles files;
+  model::ModelSpec spec;
+  std::vector<std::vector<TokenId>>
+      contents;  // token sequences, the first one long, fixed per name
+};
+
+// Every directory of tests/data/models, the built-in model, and a random one of 4 layers, hidden
+// 1024, intermediate 2840 and vocabulary 32769 with its tensors in memory.
+Result<std::vector<Subject>> make_subjects(bool with_big);
+
+// Two layers, one sequence of 1,100 positions: more than two segments of attention.
+Result<Subject> make_long_subject();
+
+}  // namespace mesh::exactness
