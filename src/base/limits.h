@@ -72,7 +72,12 @@ constexpr std::size_t kBlockingJobs = 512;
 constexpr std::size_t kHttpBodyBytes = 16u << 20;
 constexpr std::size_t kHttpHeaderBytes = 64u << 10;
 constexpr std::size_t kHttpConnections = 1024;
-constexpr std::size_t kStreamBufferBytes = 1u << 20;  // unsent events of one stream
+constexpr std::size_t kStreamBufferBytes = 1u << 20;   // unsent events of one stream
+constexpr std::size_t kHttpBodiesBytes = 256u << 20;   // bodies being received, all connections
+constexpr std::size_t kHttpPipelineBytes = 64u << 10;  // read ahead while an answer is being made
+constexpr std::size_t kHttpRejecting = 64;  // connections kept beyond the limit to say 503
+constexpr std::size_t kRequestJsonDepth = 64;
+constexpr std::size_t kRequestMessages = 10'000;
 
 // --- time
 constexpr Duration kHeartbeat = milliseconds(500);
@@ -87,6 +92,12 @@ constexpr Duration kShareLostRecords = seconds(60); // and told to new links so 
 constexpr Duration kOpenDeadline = seconds(5);  // all stages must have reserved their pages
 constexpr Duration kRequestDeadline = seconds(600);
 constexpr Duration kDrainDeadline = seconds(30);
+constexpr Duration kHttpIdle = seconds(75);            // keep-alive without a request
+constexpr Duration kHttpHeaderDeadline = seconds(10);  // first byte to end of header
+constexpr Duration kHttpBodyDeadline = seconds(60);
+constexpr Duration kHttpWriteStall = seconds(30);  // no byte accepted by the client
+constexpr Duration kHttpLinger = seconds(2);       // reading on so that a last answer arrives
+constexpr Duration kHttpStreamPing = seconds(15);  // silence after which a comment is sent
 constexpr Duration kReplanSettle = milliseconds(300);
 
 }  // namespace mesh::limits
