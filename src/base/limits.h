@@ -40,6 +40,33 @@ constexpr std::size_t kPeers = 512;
 constexpr std::size_t kRecordBytes = 4096;  // one gossiped record, encoded
 constexpr std::size_t kRouteStages = 64;
 constexpr std::size_t kAddressesPerPeer = 16;
+constexpr std::size_t kNameBytes = 128;     // names of nodes, models, versions, classes
+constexpr std::size_t kAddressBytes = 264;  // HOST:PORT
+constexpr std::size_t kDeviceBytes = 256;
+constexpr std::size_t kSentenceBytes = 600;  // an error's or problem's sentence for people
+constexpr std::size_t kRoles = 8;
+constexpr std::size_t kRoleBytes = 32;
+constexpr std::size_t kCertificateBytes = 1024;  // encoded
+constexpr std::size_t kPublicKeyBytes = 256;     // SubjectPublicKeyInfo, DER
+constexpr std::size_t kSignatureBytes = 64;      // ed25519
+constexpr std::uint64_t kEpoch = 1ull << 62;     // of a plan, so that one more always fits
+constexpr int kStrikes = 8;                      // bad messages of one link before it is closed
+
+// --- links
+// -------------------------------------------------------------------------------------------------------
+constexpr std::size_t kLinkInboxBytes = 128u << 20;  // read from one peer and not yet handled
+constexpr std::size_t kLinkInboxFrames = 1024;
+constexpr std::size_t kFirstFrameBytes = 64u << 10;  // payload before the other side is known
+constexpr std::size_t kCloseReasonBytes = 512;       // sentence of the last frame of a link
+constexpr std::size_t kWriteBatchBytes = 64u << 10;  // small frames gathered into one write
+constexpr std::size_t kPendingHandshakes = 64;       // inbound, all hosts together
+constexpr std::size_t kPendingHandshakesPerHost = 16;
+constexpr std::size_t kAcceptsPerSecond = 200;
+constexpr std::size_t kCertificateChainBytes = 8u << 10;  // of a TLS handshake
+constexpr std::size_t kKeyFileBytes = 16u << 10;
+constexpr Duration kHandshakeDeadline = seconds(5);  // from TCP (kDialDeadline) to a usable link
+constexpr Duration kCloseDeadline = seconds(1);      // to write what is queued
+constexpr Duration kCertificateSkew = seconds(300);  // clocks of two machines may differ so much
 
 // --- serving
 // -----------------------------------------------------------------------------------------------------
@@ -67,6 +94,9 @@ constexpr Duration kHelloDeadline = seconds(5);  // from TLS to an accepted HELL
 constexpr Duration kDialDeadline = seconds(5);
 constexpr Duration kRedialMin = milliseconds(500);
 constexpr Duration kRedialMax = seconds(30);
+constexpr Duration kRedialYield = seconds(1);       // the larger id lets the smaller dial first
+constexpr Duration kLostRecords = seconds(600);     // a gone member's record is kept so long
+constexpr Duration kShareLostRecords = seconds(60); // and told to new links so long
 constexpr Duration kOpenDeadline = seconds(5);  // all stages must have reserved their pages
 constexpr Duration kRequestDeadline = seconds(600);
 constexpr Duration kDrainDeadline = seconds(30);
