@@ -55,6 +55,21 @@ constexpr std::uint64_t kEpoch = 1ull << 62;     // of a plan, so that one more 
 constexpr std::size_t kGossipFanout = 16;        // links that a newer record is forwarded to
 constexpr int kStrikes = 8;                      // bad messages of one link before it is closed
 
+// --- links
+constexpr std::size_t kLinkInboxBytes = 128u << 20;  // read from one peer and not yet handled
+constexpr std::size_t kLinkInboxFrames = 1024;
+constexpr std::size_t kFirstFrameBytes = 64u << 10;  // payload before the other side is known
+constexpr std::size_t kCloseReasonBytes = 512;       // sentence of the last frame of a link
+constexpr std::size_t kWriteBatchBytes = 64u << 10;  // small frames gathered into one write
+constexpr std::size_t kPendingHandshakes = 64;       // inbound, all hosts together
+constexpr std::size_t kPendingHandshakesPerHost = 16;
+constexpr std::size_t kAcceptsPerSecond = 200;
+constexpr std::size_t kCertificateChainBytes = 8u << 10;  // of a TLS handshake
+constexpr std::size_t kKeyFileBytes = 16u << 10;
+constexpr Duration kHandshakeDeadline = seconds(5);  // from TCP (kDialDeadline) to a usable link
+constexpr Duration kCloseDeadline = seconds(1);      // to write what is queued
+constexpr Duration kCertificateSkew = seconds(300);  // clocks of two machines may differ so much
+
 // --- serving
 constexpr std::size_t kSequencesPerStage = 1024;
 constexpr std::size_t kBatchRows = 1024;            // rows of one step
