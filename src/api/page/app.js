@@ -53,7 +53,7 @@ function nodeCard(n, hue, total) {
   const fact = (name, value) => facts.append(el("dt", "", name), el("dd", "", value));
   const loading = n.bytes_expected > 0 && n.bytes_loaded < n.bytes_expected;
   fact("weights", loading ? `${bytes(n.bytes_loaded)} / ${bytes(n.bytes_expected)}` : bytes(n.bytes_loaded));
-  fact("rows computed", count(n.rows_computed));
+  fact("rows", count(n.rows_computed));
   if (n.pages_total) fact("KV pages", `${count(n.pages_used)} / ${count(n.pages_total)}`);
   if (n.tokens_per_s > 0) fact("tokens/s", rate(n.tokens_per_s));
   if (!n.self) fact("round trip", n.rtt_ms > 0 ? n.rtt_ms.toFixed(n.rtt_ms < 10 ? 2 : 0) + " ms" : "–");
@@ -148,7 +148,7 @@ async function poll() {
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 
 // --- chat ---
-let history = [], active = null;
+let dialogue = [], active = null;
 
 function follow(change) {
   const log = $("log"), stick = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
@@ -232,14 +232,14 @@ async function answer(view, controller, turns) {
     if (error.name !== "AbortError") throw error;
     note = "stopped";
   } finally {
-    if (text && turns === history) history.push({ role: "assistant", content: text });
+    if (text && turns === dialogue) dialogue.push({ role: "assistant", content: text });
     follow(() => showStats(view, t, note));
   }
 }
 
 async function send(text) {
   addTurn("user", text);
-  const turns = history;
+  const turns = dialogue;
   turns.push({ role: "user", content: text });
   const view = addTurn("assistant", ""), controller = new AbortController();
   view.turn.classList.add("live");
@@ -287,7 +287,7 @@ $("ideas").addEventListener("click", (event) => {
 });
 $("fresh").addEventListener("click", () => {
   if (active) active.abort();
-  history = [];
+  dialogue = [];
   for (const turn of document.querySelectorAll(".turn")) turn.remove();
   $("empty").hidden = false;
   $("fresh").hidden = true;
