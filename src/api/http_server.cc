@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
@@ -188,6 +189,8 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<HttpCore> core_;
   tcp::socket socket_;
   std::string remote_;
+  // Read apart from buffer_: that is parsed, and moves, while a read is under way.
+  std::array<char, kReadBytes> incoming_;
   boost::beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
   HttpRequest request_;  // header part, complete once the parser has passed the header
@@ -349,7 +352,7 @@ void Session::read() {
   // Pipelined requests wait in the buffer; a client that sends ever more of them is left unread.
   if (phase_ == Phase::kBusy && buffer_.size() >= limits::kHttpPipelineBytes) return;
   reading_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadBytes),
+  socket_.async_read_some(asio::buffer(incoming_),
                           [self = shared_from_this()](error_code ec, std::size_t count) {
                             self->reading_ = false;
                             self->on_read(ec, count);
@@ -371,11 +374,9 @@ void Session::on_read(error_code ec, std::size_t count) {
     eof_ = true;
     return;
   }
-  buffer_.commit(count);
-  if (phase_ == Phase::kLinger) {
-    buffer_.consume(buffer_.size());
-  } else if (phase_ != Phase::kBusy) {
-    parse();
+  if (phase_ != Phase::kLinger) {
+    buffer_.commit(asio::buffer_copy(buffer_.prepare(count), asio::buffer(incoming_, count)));
+    if (phase_ != Phase::kBusy) parse();
   }
   read();
 }

@@ -170,8 +170,7 @@ Problem check_not_built(const Json& body) {
     if (at == body.end() || at->is_null()) continue;
     const Judgement verdict = judge(row, *at);
     if (!verdict.type_ok) return wrong_type(row.param, verdict.wanted, *at);
-    if (row.param == "stop" && at->is_string() && at->empty())
-      return bad("stop", "stop must not be an empty string.");
+    if (row.param == "stop" && *at == "") return bad("stop", "stop must not be an empty string.");
     if (!verdict.neutral)
       return bad(row.param, fmt::format("{} not built yet in this server; leave it out. Got {}.",
                                         neutral_text(row), found(*at)));
