@@ -5,18 +5,12 @@
 #include "ops/constants.h"
 
 #define MESH_ISA_NAME "avx2"
+#define MESH_ISA_LANES "backends/cpu/simd_avx2.inc"
 
 namespace mesh::backends::cpu {
 namespace {
 namespace avx2 {
-// clang-format off: the order matters
-#include "backends/cpu/kernels_types.inc"
-#include "backends/cpu/simd_avx2.inc"
-#include "backends/cpu/kernels_linear.inc"
-#include "backends/cpu/kernels_rows.inc"
-#include "backends/cpu/kernels_attention.inc"
-#include "backends/cpu/kernels_table.inc"
-// clang-format on
+#include "backends/cpu/kernels.inc"
 }  // namespace avx2
 }  // namespace
 

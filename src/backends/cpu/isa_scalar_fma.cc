@@ -3,18 +3,12 @@
 #include "ops/constants.h"
 
 #define MESH_ISA_NAME "scalar"
+#define MESH_ISA_LANES "backends/cpu/simd_scalar.inc"
 
 namespace mesh::backends::cpu {
 namespace {
 namespace scalar_fma {
-// clang-format off: the order matters
-#include "backends/cpu/kernels_types.inc"
-#include "backends/cpu/simd_scalar.inc"
-#include "backends/cpu/kernels_linear.inc"
-#include "backends/cpu/kernels_rows.inc"
-#include "backends/cpu/kernels_attention.inc"
-#include "backends/cpu/kernels_table.inc"
-// clang-format on
+#include "backends/cpu/kernels.inc"
 }  // namespace scalar_fma
 }  // namespace
 

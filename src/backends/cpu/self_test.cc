@@ -79,7 +79,7 @@ void hash_tensor(Hasher& hasher, ops::Step& step, const ops::Tensor& x) {
 }
 
 void hash_rows(Hasher& hasher, ops::Backend& backend, DType weight, DType residual, int rows) {
-  constexpr std::int64_t kIn = 611, kOut = 75;
+  constexpr std::int64_t kIn = 293, kOut = 75;
   std::vector<std::byte> weight_bytes, gate_bytes, bias_bytes, norm_bytes;
   const std::array<ops::LinearSource, 1> square{
       {{host(values(1, kOut * kIn), weight, {kOut, kIn}, weight_bytes),
