@@ -13,8 +13,8 @@ namespace mesh::model {
 // and is not implemented is refused by the name of its field; what is switched off or unused is
 // ignored. The residual type follows from the element type of the embedding tensor. Errors: corrupt
 // (no JSON, wrong types), invalid_argument (values out of range), unsupported (model type,
-// feature), not_found (no embedding tensor). Source: models.md 1.1 of the design, transformers
-// configuration classes.
+// feature), not_found (no embedding tensor). Source: the configuration classes
+// of transformers 4 and 5.
 Result<ModelSpec> parse_config(const formats::ModelFiles& files);
 
 // One line per field that decides what the model computes, "name=value", numbers exact. Equal specs

@@ -40,11 +40,12 @@ inline constexpr TokenId kEndOfTextId = 256;  // <|endoftext|>
 inline constexpr TokenId kTurnStartId = 257;  // <|im_start|>
 inline constexpr TokenId kTurnEndId = 258;    // <|im_end|>
 
-// A model in memory that takes no memory: each read computes the asked elements from (seed, tensor
-// name, index). Uniform weights: projections and embedding of deviation 1/sqrt(in), norms in
-// 0.5..1.5, biases of deviation 0.3; all exact in bf16. Definition: models.md 7.2 of the design;
-// the fixtures in tests/data/models follow it too. Errors: those of parse_config() for impossible
-// shapes, invalid_argument (type, vocabulary too small).
+// A model in memory that takes no memory: each read computes the asked elements. The definition,
+// which the fixtures in tests/data/models follow too, with mix() = splitmix64():
+//   key = mix(fnv1a64(tensor name) xor mix(seed)); word = mix(key + index · 0x9E3779B97F4A7C15);
+//   unit = (word >> 11) · 2⁻⁵³; value = low + (high - low) · unit in f64, rounded to f32, to bf16.
+// Ranges: norms 0.5..1.5, biases ±0.3·√3, all others ±√3 / √in. Errors: those of parse_config() for
+// impossible shapes, invalid_argument (type, vocabulary too small).
 Result<formats::ModelFiles> make_random_model(const RandomModelOptions& options);
 
 // Writes the files of a model to a directory that is made if needed: texts that are not empty and

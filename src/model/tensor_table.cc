@@ -1,5 +1,4 @@
-// Names and shapes. Source: models.md 2.1 and 2.5 of the design; transformers' published
-// checkpoints.
+// Names and shapes, as save_pretrained() of transformers publishes them.
 #include <fmt/format.h>
 
 #include <utility>
