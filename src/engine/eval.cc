@@ -48,15 +48,17 @@ class Evaluation {
     for (std::size_t s = 0; s < prompts.size(); ++s) {
       states_[s].tokens = prompts[s];
       states_[s].prompt = prompts[s].size();
+      result_.sequences[s].rows = prompts[s].size();
       if (options.hidden) result_.sequences[s].hidden.resize(ring.spec().layers + 1);
     }
     if (options.hidden)
       probe_.residual = [this](std::uint32_t layers_done, std::span<const std::byte> rows) {
         keep_residual(layers_done, rows);
       };
-    probe_.logits = [this](std::size_t first, std::span<const float> logits) {
-      keep_logits(first, logits);
-    };
+    if (options.logits)
+      probe_.logits = [this](std::size_t first, std::span<const float> logits) {
+        keep_logits(first, logits);
+      };
   }
 
   Result<EvalResult> run() {
@@ -226,8 +228,8 @@ Result<void> write_output(const EvalResult& result, const model::ModelSpec& spec
   for (std::size_t s = 0; s < result.sequences.size(); ++s) {
     const EvalSequence& sequence = result.sequences[s];
     const std::string prefix = result.sequences.size() > 1 ? fmt::format("{}.", s) : "";
-    const auto rows = static_cast<std::int64_t>(sequence.logits.size()) / vocabulary;
-    file.add_f32(prefix + "logits", {rows, vocabulary}, sequence.logits);
+    const auto rows = static_cast<std::int64_t>(sequence.rows);
+    if (options.logits) file.add_f32(prefix + "logits", {rows, vocabulary}, sequence.logits);
     for (std::size_t i = 0; i < sequence.hidden.size(); ++i)
       file.add_f32(prefix + (i == 0 ? "hidden.embed" : fmt::format("hidden.{}", i - 1)),
                    {rows, hidden}, sequence.hidden[i]);

@@ -22,6 +22,7 @@ struct EvalOptions {
   int threads = 1;                     // cpu
   std::vector<std::string> ids_files;  // each a JSON array of token ids; run as one batch
   std::string out_file;                // safetensors; empty: nothing is written
+  bool logits = true;                  // keep the logits of every row of the prompts
   bool hidden = false;                 // also the residual stream after every layer
   std::uint32_t generate = 0;          // greedy tokens after each sequence
   std::vector<std::uint32_t> cuts;     // layers at which the model is cut into stages
@@ -31,6 +32,7 @@ struct EvalOptions {
 
 // What came of one sequence of T ids.
 struct EvalSequence {
+  std::size_t rows = 0;                    // T
   std::vector<float> logits;               // [T, vocabulary]
   std::vector<std::vector<float>> hidden;  // [1 + layers] of [T, hidden]: embedding, then layers
   std::vector<TokenId> generated;
@@ -47,7 +49,7 @@ Result<std::vector<TokenId>> parse_ids(const std::string& json, const std::strin
 
 // Runs `sequences` as one ragged batch, a step never above limits::kBatchRows rows, through one
 // Stage per part of the cut, and continues each greedily for options.generate tokens. Of the
-// options it reads hidden, generate, cuts, chunk and explain; no file is touched. Errors:
+// options it reads logits, hidden, generate, cuts, chunk and explain; no file is touched. Errors:
 // invalid_argument (ids outside the vocabulary, no ids, more positions than the context, cuts),
 // internal (a row is not finite; names the sequence), those of loading.
 Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& model,
