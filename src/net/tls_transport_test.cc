@@ -262,7 +262,8 @@ TEST_F(TlsTransportTest, BoundsTheQueueOfASlowPeerAndLosesNothingAccepted) {
   }
   ASSERT_FALSE(sent.ok());
   EXPECT_EQ(sent.error().code, Code::kResourceExhausted);
-  EXPECT_EQ(accepted, 6u);  // 240 MiB of 256
+  EXPECT_GE(accepted, 6u);  // 240 MiB of 256, and what the kernel's buffers have taken meanwhile
+  EXPECT_LE(accepted, 8u);
   release.set_value();
   b.log.wait_frames(accepted + 1);
   for (std::uint64_t i = 0; i <= accepted; ++i) EXPECT_EQ(b.log.frames[i].stream, i);
