@@ -172,6 +172,7 @@ class Hub final : public TlsLink::Host, public std::enable_shared_from_this<Hub>
   void refill();
   TlsLink* add(std::string host);
   void settle(Connection& connection);
+  Error full() const;
   TlsLink* find(const std::shared_ptr<LinkShare>& share);
 
   asio::io_context& io_;
@@ -201,16 +202,21 @@ Result<void> Hub::choose(TlsLink& link) {
   if (up_.count(link.peer()) > 0)
     return Error(Code::kCancelled, fmt::format("{} and {} are already linked by another connection",
                                                self_.short_name(), name));
-  if (up_.size() >= limits::kPeers)
-    return Error(Code::kResourceExhausted,
-                 fmt::format("{} has {} links already", self_.short_name(), up_.size()), true);
+  if (up_.size() >= limits::kPeers) return full();
   return {};
 }
 
+Error Hub::full() const {
+  return Error(Code::kResourceExhausted,
+               fmt::format("{} has {} links already", self_.short_name(), up_.size()), true);
+}
+
 void Hub::on_up(TlsLink& link) {
+  const auto former = up_.find(link.peer());
+  if (former == up_.end() && up_.size() >= limits::kPeers)
+    return link.abort(full());  // chosen by the peer, who cannot know
   Connection& connection = connections_.at(&link);
   settle(connection);
-  const auto former = up_.find(link.peer());
   // The peer decides and has chosen anew: it has given the former connection up.
   if (former != up_.end())
     former->second->abort(Error(Code::kUnavailable,

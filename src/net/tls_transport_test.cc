@@ -262,7 +262,8 @@ TEST_F(TlsTransportTest, BoundsTheQueueOfASlowPeerAndLosesNothingAccepted) {
   }
   ASSERT_FALSE(sent.ok());
   EXPECT_EQ(sent.error().code, Code::kResourceExhausted);
-  EXPECT_EQ(accepted, 6u);  // 240 MiB of 256
+  EXPECT_GE(accepted, 6u);  // 240 MiB of 256, and what the kernel's buffers have taken meanwhile
+  EXPECT_LE(accepted, 8u);
   release.set_value();
   b.log.wait_frames(accepted + 1);
   for (std::uint64_t i = 0; i <= accepted; ++i) EXPECT_EQ(b.log.frames[i].stream, i);
@@ -680,7 +681,13 @@ TEST_F(TlsTransportTest, HoldsNoMoreHandshakesOfOneHostThanAllowed) {
   Stranger surplus(a.port);
   EXPECT_TRUE(surplus.closed());
   idle.clear();
-  link(b, a);  // and the places are free again
+  // The places are free again as soon as the node notices; until then it turns others away.
+  for (std::size_t attempt = 1; attempt < 10'000; ++attempt) {
+    b.dial(a.address());
+    b.log.wait([&] { return b.log.ups.size() + b.log.failures.size() == attempt; });
+    if (!b.log.ups.empty()) return;
+  }
+  FAIL() << "no place became free";
 }
 
 TEST_F(TlsTransportTest, SaysThatTheOtherSideIsNoNode) {
