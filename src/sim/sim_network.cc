@@ -37,6 +37,7 @@ std::unique_ptr<env::Transport> SimNetwork::attach(Host& host, PeerId id, env::A
   MESH_CHECK(cards_.count(id) == 0, "node {} is attached twice", id.short_name());
   auto card = std::make_unique<Card>(*this, host, id, address);
   cards_[id] = card.get();
+  silent_.erase(id);
   listeners_[address] = id;
   return card;
 }
