@@ -115,6 +115,11 @@ void Membership::tick_dials(Instant now, Actions& out) {
 
 Instant Membership::wake_at() const {
   if (!started_) return Instant{};
+  if (!wake_) wake_ = next_due();
+  return *wake_;
+}
+
+Instant Membership::next_due() const {
   Instant at = Instant::max();
   bool any = false;
   for (const auto& [peer, link] : links_) {

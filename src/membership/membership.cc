@@ -45,6 +45,7 @@ void Membership::turn(Instant now) {
     for (auto& [address, redial] : seeds_) redial.next = now;
   started_ = true;
   last_turn_ = now;
+  wake_.reset();
 }
 
 Actions Membership::link_up(Instant now, const env::LinkInfo& info) {
@@ -91,7 +92,16 @@ Actions Membership::link_down(Instant now, PeerId peer, const Error& why) {
 }
 
 Actions Membership::frame(Instant now, std::int64_t unix_ms, PeerId from, const env::Frame& frame) {
+  // Being heard only puts the peer's silence off, so the next wake-up stays as it is.
+  const std::optional<Instant> wake = wake_;
   turn(now);
+  Actions out = handle(now, unix_ms, from, frame);
+  if (out.changes.empty() && out.close.empty()) wake_ = wake;
+  return out;
+}
+
+Actions Membership::handle(Instant now, std::int64_t unix_ms, PeerId from,
+                           const env::Frame& frame) {
   Actions out;
   const auto it = links_.find(from);
   if (it == links_.end()) return out;  // closed by us while the frame was on its way

@@ -78,6 +78,7 @@ class Membership {
   Actions frame(Instant now, std::int64_t unix_ms, PeerId from, const env::Frame& frame);
   // Does what is due: dials, heartbeats, deadlines. Call at wake_at() or later.
   Actions tick(Instant now);
+  // Not later than the next thing due; a frame that changes nothing does not move it.
   Instant wake_at() const;
 
   // Publishes what this node says of itself. `node` and `version` are filled in here; an unchanged
@@ -120,6 +121,7 @@ class Membership {
 
   Side side(std::string label, const wire::Hello& hello) const;
   void turn(Instant now);
+  Actions handle(Instant now, std::int64_t unix_ms, PeerId from, const env::Frame& frame);
   void on_hello(Instant now, std::int64_t unix_ms, Link& link, const env::Frame& frame,
                 Actions& out);
   bool compatible(Instant now, std::int64_t unix_ms, PeerId from, const wire::Hello& hello,
@@ -156,6 +158,7 @@ class Membership {
   bool in_flight(const env::Address& address) const;
   bool satisfied(const env::Address& seed) const;
   bool wants_dial(PeerId peer) const;
+  Instant next_due() const;
   static Instant due(const Redial& redial);
   static bool newer(const wire::Plan& a, const wire::Plan& b);
   std::string name_of(PeerId peer) const;
@@ -177,6 +180,7 @@ class Membership {
   Instant next_heartbeat_{};
   Instant last_turn_{};
   bool started_ = false;
+  mutable std::optional<Instant> wake_;  // wake_at() as long as nothing changes it
 };
 
 }  // namespace mesh::membership

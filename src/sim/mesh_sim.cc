@@ -1,0 +1,123 @@
+// mesh_sim: meshes of control planes with crashes, restarts and partitions from a seed; then faults
+// stop and the mesh must stand again.
+
+#include <CLI/CLI.hpp>
+
+#include "base/version.h"
+#include "sim/checkers.h"
+#include "sim/control_mesh.h"
+
+namespace {
+
+using namespace mesh;       // NOLINT: a program of one file
+using namespace mesh::sim;  // NOLINT
+
+struct Options {
+  std::uint32_t nodes = 10;
+  std::uint32_t layers = 24;
+  std::uint64_t seed = 1;
+  std::uint64_t seeds = 1;
+  std::int64_t seconds = 120;
+};
+
+struct Outcome {
+  Violations violations;
+  std::uint64_t trace = 0, events = 0, frames = 0;
+};
+
+// One random fault, or one repair.
+void disturb(ControlMesh& mesh, Prng& random, std::uint32_t nodes, EpochChecker& epochs) {
+  const auto any = [&] { return 1 + static_cast<std::uint32_t>(random.below(nodes)); };
+  const std::uint32_t a = any(), b = any();
+  const std::string name = fmt::format("n{:04}", a);
+  switch (random.below(6)) {
+    case 0:
+    case 1:
+      if (!mesh.running(name)) break;
+      mesh.crash(name, random.below(2) == 0);
+      epochs.restarted(name);
+      return;
+    case 2:
+      if (a != b) mesh.network().cut(ControlMesh::id(a), ControlMesh::id(b));
+      return;
+    case 3: {
+      std::map<PeerId, int> groups;
+      for (std::uint32_t n = 1; n <= nodes; ++n)
+        groups[ControlMesh::id(n)] = static_cast<int>(random.below(2));
+      mesh.network().partition(groups);
+      return;
+    }
+    default:
+      mesh.network().heal_all();
+      break;
+  }
+  if (!mesh.running(name)) mesh.start(name);
+}
+
+Outcome simulate(const Options& options, std::uint64_t seed) {
+  Outcome out;
+  ControlMesh mesh(seed);
+  Prng random(splitmix64(seed));
+  EpochChecker epochs(out.violations);
+  for (std::uint32_t n = 1; n <= options.nodes; ++n) {
+    mesh.define(ControlMesh::uniform(n, options.layers));
+    mesh.start(fmt::format("n{:04}", n));
+  }
+  const Instant end = mesh.world().now() + seconds(options.seconds);
+  while (mesh.world().now() < end) {
+    mesh.world().run_for(milliseconds(static_cast<std::int64_t>(random.below(3000))));
+    disturb(mesh, random, options.nodes, epochs);
+    for (const std::string& name : mesh.names())
+      if (mesh.running(name)) epochs.seen(name, mesh.node(name).membership().plan().epoch);
+  }
+  // Faults stop: a full pipeline must stand again, and stay.
+  mesh.network().heal_all();
+  for (const std::string& name : mesh.names())
+    if (!mesh.running(name)) mesh.start(name);
+  int steady = 0;
+  for (int i = 0; i < 900 && steady < 10; ++i) {
+    mesh.world().run_for(milliseconds(100));
+    steady = mesh.converged() ? steady + 1 : 0;
+  }
+  if (steady < 10)
+    out.violations.add("no full pipeline 90 s after the last fault: " + mesh.state());
+  if (steady >= 10) {
+    scheduler::Nodes truth;
+    for (const std::string& name : mesh.names())
+      truth.push_back({mesh.node(name).membership().own(), true});
+    for (const std::string& name : mesh.names())
+      check_route(*mesh.node(name).route(), mesh.node(name).membership().plan().epoch,
+                  options.layers, truth, out.violations);
+  }
+  out.trace = mesh.world().trace_hash();
+  out.events = mesh.world().events();
+  out.frames = mesh.network().frames();
+  return out;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Simulates a mesh from a seed");
+  app.add_option("--nodes", options.nodes, "nodes")->check(CLI::Range(1u, 10000u));
+  app.add_option("--layers", options.layers, "layers of the model")->check(CLI::Range(1u, 1024u));
+  app.add_option("--seed", options.seed, "first seed");
+  app.add_option("--seeds", options.seeds, "how many seeds; each tenth runs twice");
+  app.add_option("--seconds", options.seconds, "virtual seconds of faults per seed");
+  CLI11_PARSE(app, argc, argv);
+  int bad = 0;
+  for (std::uint64_t seed = options.seed; seed < options.seed + options.seeds; ++seed) {
+    fmt::print(
+        "SEED {} version {} replay: mesh_sim --nodes {} --layers {} --seed {} --seconds {}\n", seed,
+        engine_version(), options.nodes, options.layers, seed, options.seconds);
+    Outcome outcome = simulate(options, seed);
+    if (seed % 10 == 0 && simulate(options, seed).trace != outcome.trace)
+      outcome.violations.add("the same seed gave another trace");
+    for (const std::string& sentence : outcome.violations.all()) fmt::print("  {}\n", sentence);
+    fmt::print("  trace {:016x} events {} frames {} violations {}\n", outcome.trace, outcome.events,
+               outcome.frames, outcome.violations.count());
+    bad += outcome.violations.empty() ? 0 : 1;
+  }
+  return bad == 0 ? 0 : 1;
+}
