@@ -37,11 +37,11 @@ Value checked_list(std::string_view json, std::string_view name) {
 
 Template::Variables variables_of(const ChatInputs& inputs) {
   Template::Variables out;
+  out.emplace_back("documents", Value::none());
   if (!inputs.extra_json.empty()) {
     const Value extra = jinja::from_json(inputs.extra_json, Origin::kCaller, "template arguments");
     if (!extra.is_dict())
       throw TemplateError{Code::kInvalidArgument, "template arguments are not an object"};
-    out.emplace_back("documents", Value::none());
     for (const auto& [key, value] : extra.as_dict().entries) out.emplace_back(key.bytes(), value);
   }
   // Later entries win, so none of these can come from the caller's arguments.

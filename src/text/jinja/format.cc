@@ -210,7 +210,7 @@ class JsonWriter {
       } else {
         origin_ = either(origin_, entry->first.scalar_origin());
         if (entry->first.is_list()) fail("keys must be str, int, float, bool or None, not tuple");
-        out += '"' + scalar(entry->first) + '"';
+        out += fmt::format("\"{}\"", scalar(entry->first));
       }
       out += style_.key_separator;
       write(entry->second, level + 1);
@@ -234,7 +234,7 @@ std::string float_repr(double d) {
   std::string_view text(buffer.data(), static_cast<std::size_t>(result.ptr - buffer.data()));
   std::string out;
   if (text.front() == '-') {
-    out = "-";
+    out += '-';
     text.remove_prefix(1);
   }
   const std::size_t e = text.find('e');

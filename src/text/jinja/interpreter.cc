@@ -72,7 +72,7 @@ Bound::Bound(std::string_view callable, const Arguments& args,
   }
 }
 
-const Value& Bound::required(std::size_t i) const {
+const Value& Bound::required(std::size_t i) const& {
   if (!has(i)) {
     throw TemplateError{Code::kInvalidArgument,
                         values_[i].is_undefined()

@@ -26,8 +26,12 @@ class Bound {
   Bound(std::string_view callable, const Arguments& args,
         std::initializer_list<std::string_view> names);
   bool has(std::size_t i) const { return !values_[i].is_undefined(); }
-  const Value& operator[](std::size_t i) const { return values_[i]; }
-  const Value& required(std::size_t i) const;  // throws when missing
+  const Value& operator[](std::size_t i) const& { return values_[i]; }
+  Value operator[](std::size_t i) const&& {
+    return values_[i];
+  }                                             // by value: the Bound is going away
+  const Value& required(std::size_t i) const&;  // throws when missing
+  Value required(std::size_t i) const&& { return static_cast<const Bound&>(*this).required(i); }
   std::int64_t integer(std::size_t i, std::int64_t fallback) const;
   bool flag(std::size_t i, bool fallback) const;
 

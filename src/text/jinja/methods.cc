@@ -116,7 +116,7 @@ Value replace_method(Interpreter& in, const Value& self, const Arguments& args) 
 }
 
 Value join_method(Interpreter& in, const Value& self, const Arguments& args) {
-  const Value& iterable = Bound("join", args, {"iterable"}).required(0);
+  const Value iterable = Bound("join", args, {"iterable"}).required(0);
   const ListPtr items = in.iterate(iterable);
   MarkedText out;
   for (std::size_t i = 0; i < items->items.size(); ++i) {

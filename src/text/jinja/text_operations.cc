@@ -136,13 +136,13 @@ std::vector<Value> split(Interpreter& in, const MarkedText& text, const Value& s
     if (!separator.is_undefined() && !separator.is_none()) in.fail("must be str or None");
     parts = words_of(bytes);
     const auto keep = static_cast<std::size_t>(std::max<std::int64_t>(limit, 0));
-    if (limit >= 0 && parts.size() > keep + 1) {
+    // What is left when the splits are used up keeps the white space at its far end, as in Python.
+    if (limit >= 0 && parts.size() > keep) {
       if (from_right) {
-        const auto drop = static_cast<std::ptrdiff_t>(parts.size() - keep - 1);
-        parts[static_cast<std::size_t>(drop)].begin = parts.front().begin;
-        parts.erase(parts.begin(), parts.begin() + drop);
+        const std::size_t drop = parts.size() - keep - 1;
+        parts[drop].begin = 0;
+        parts.erase(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(drop));
       } else {
-        // The rest keeps its trailing white space, as in Python.
         parts.resize(keep + 1);
         parts.back().end = bytes.size();
       }
