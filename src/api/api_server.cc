@@ -290,6 +290,7 @@ void ApiServer::Routes::ready(Call& call) {
 }
 
 void ApiServer::Routes::page(Call& call) {
+  if (!options.page) return not_found(call);
   const std::string& path = call.request.path;
   for (const PageFile& file : page_files()) {
     if (file.path != path && !(file.path == "/" && path == "/index.html")) continue;

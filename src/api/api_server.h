@@ -19,6 +19,7 @@ struct ApiOptions {
   std::uint16_t port = 8642;              // 0: any free one
   int tries = 16;                         // further ports to try when it is taken
   std::string api_key;                    // "": no key is asked for; only allowed on loopback
+  bool page = true;                       // false: no web page, only the API
   std::vector<std::string> cors_origins;  // "" none; "*" or "https://host" values
   Duration patience = limits::kHttpStreamPing;
   HttpOptions http;  // error_response is set by the server

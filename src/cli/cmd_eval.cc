@@ -1,0 +1,35 @@
+// toolkit-mesh eval: every number of a model for given token ids, for comparison with a reference.
+
+#include <cstdio>
+
+#include "cli/environment.h"
+#include "cli/options.h"
+#include "engine/eval.h"
+#include "node/machine.h"
+
+namespace mesh::cli {
+
+int run_eval_command(const EvalCommandOptions& options) {
+  engine::EvalOptions eval;
+  eval.model = options.model;
+  eval.hub = hub_environment();
+  eval.backend = options.backend;
+  eval.isa = options.isa;
+  eval.threads = options.threads > 0 ? options.threads : node::core_count();
+  eval.ids_files = options.ids;
+  eval.out_file = options.out;
+  eval.hidden = options.hidden;
+  eval.generate = options.generate;
+  eval.cuts = options.cuts;
+  eval.chunk = options.chunk;
+  eval.explain = options.explain;
+  const Result<std::vector<std::string>> lines = engine::run_eval(eval);
+  if (!lines.ok()) {
+    fmt::print(stderr, "✗ {}\n", lines.error().message);
+    return lines.error().code == Code::kInvalidArgument ? kUsage : kFailed;
+  }
+  for (const std::string& line : *lines) fmt::print("{}\n", line);
+  return kDone;
+}
+
+}  // namespace mesh::cli

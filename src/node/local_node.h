@@ -1,0 +1,79 @@
+#pragma once
+// Everything one machine runs: identity, cluster key, transport, control loop, engine and gateway,
+// wired together.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "env/env.h"
+#include "env/text_events.h"
+#include "env/transport.h"
+#include "formats/model_files.h"
+#include "node/gateway.h"
+
+namespace mesh::node {
+
+struct LocalNodeOptions {
+  std::string data_dir;  // of the cluster key
+  std::string node_dir;  // of this node's key; data_dir for the first node of a machine
+  env::TextEvents::Options log;
+  std::string
+      cluster_key_text;  // from a file or standard input (join); empty: data_dir/cluster.key
+  bool create_cluster_key = false;  // run: make data_dir/cluster.key when it is missing
+  std::string name;                 // shown to people; default: host name
+  env::Address listen{"127.0.0.1", 8643};
+  bool listen_fixed = false;  // the port was asked for: do not look for the next free one
+  std::vector<std::string> advertise;
+  std::vector<env::Address> peers;
+  std::string model;  // -m; "" with take_model_from_mesh: whatever the mesh serves
+  bool take_model_from_mesh = false;
+  formats::HubEnvironment hub;
+  std::optional<LayerRange> layers;
+  std::uint32_t min_nodes = 1;
+  bool willing = true;  // false: asks only, holds no layers
+  std::string backend = "cpu";
+  std::string isa;           // "": best
+  int threads = 0;           // 0: all cores
+  std::uint64_t memory = 0;  // bytes for weights and KV; 0: 80 % of what is available
+};
+
+// Called from the control loop.
+struct LocalNodeHooks {
+  std::function<void(const std::string& line)> progress;  // "✓ model  pocket (built in)" …
+  std::function<void(const Error& why)> fatal;            // the node cannot go on
+};
+
+class LocalNode {
+ public:
+  // Reads or makes keys, opens the model, binds the peer port, starts the threads. Errors are
+  // sentences for people.
+  static Result<std::unique_ptr<LocalNode>> start(LocalNodeOptions options, LocalNodeHooks hooks);
+  ~LocalNode();
+
+  Gateway& gateway();
+  // For the API; thread-safe as ApiWorld asks.
+  env::Clock& clock();
+  env::Random& random();
+  Events& events();
+  env::Address peer_address() const;  // as bound
+  PeerId id() const;
+  std::string cluster() const;  // short id
+  // Joins the mesh: dials the peers, takes part in planning. `http`: where the API listens, for
+  // this node's record.
+  void go(const std::string& http);
+  // Ends links and threads; every running request gets an error first. Idempotent.
+  void stop();
+
+ private:
+  struct Impl;
+  explicit LocalNode(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::node

@@ -1,0 +1,79 @@
+#include "node/model_catalog.h"
+
+#include <utility>
+
+#include "model/config.h"
+#include "model/fingerprint.h"
+#include "model/weights.h"
+
+namespace mesh::node {
+namespace {
+
+// Sequences of full context that a node should at least hold beside its weights.
+constexpr std::uint64_t kReasonableContexts = 1;
+
+scheduler::ModelCost model_cost(const model::ModelSpec& spec,
+                                const formats::TensorSource& tensors) {
+  scheduler::ModelCost cost;
+  for (std::uint32_t layer = 0; layer < spec.layers; ++layer)
+    cost.layer_bytes.push_back(model::layer_bytes(spec, tensors, layer));
+  cost.embedding_bytes = model::embedding_bytes(spec, tensors);
+  cost.head_bytes = model::head_bytes(spec, tensors);
+  cost.kv_bytes_per_layer = kReasonableContexts * 2 * spec.context * spec.kv_heads * spec.head_dim *
+                            tensor::dtype_bytes(spec.residual);
+  return cost;
+}
+
+}  // namespace
+
+Result<OpenedModel> open_local_model(const std::string& spec_text,
+                                     const formats::HubEnvironment& hub) {
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(spec_text, hub));
+  const std::string context = fmt::format("model {} ({})", files.name, files.origin);
+  Result<model::ModelSpec> spec = model::parse_config(files);
+  if (!spec.ok()) return spec.error().with_context(context);
+  const Result<model::Fingerprint> print = model::fingerprint(*spec, *files.tensors);
+  if (!print.ok()) return print.error().with_context(context);
+  OpenedModel opened{std::move(files), *spec, {}};
+  wire::ModelIdentity& identity = opened.local.identity;
+  identity.name = opened.files.name;
+  identity.fingerprint = print->value;
+  identity.layers = spec->layers;
+  identity.hidden = spec->hidden;
+  identity.context = spec->context;
+  identity.vocabulary = spec->vocabulary;
+  opened.local.cost = model_cost(*spec, *opened.files.tensors);
+  opened.local.stage_bytes = [spec = *spec,
+                              tensors = opened.files.tensors](LayerRange range) -> std::uint64_t {
+    const Result<model::TensorTable> table = model::tensor_table(spec, *tensors, range);
+    if (!table.ok()) return 0;
+    std::uint64_t bytes = 0;
+    for (const model::TensorRole& role : table->all())
+      if (const tensor::TensorInfo* info = tensors->find(role.name)) bytes += info->bytes();
+    return bytes;
+  };
+  return opened;
+}
+
+Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
+                                    const formats::HubEnvironment& hub) {
+  std::string tried = "the built-in model";
+  Result<OpenedModel> builtin = open_local_model("", hub);
+  if (builtin.ok() && builtin->local.identity.fingerprint == wanted.fingerprint) return builtin;
+  if (wanted.name.find('/') != std::string::npos) {
+    const std::string cache = formats::hub_cache_directory(hub);
+    tried +=
+        " and " + (cache.empty() ? std::string("the Hugging Face cache (no HOME is set)") : cache);
+    Result<OpenedModel> cached = open_local_model(wanted.name, hub);
+    if (cached.ok() && cached->local.identity.fingerprint == wanted.fingerprint) return cached;
+    if (cached.ok())
+      tried += fmt::format(", where {} has another fingerprint, {}", wanted.name,
+                           to_hex(cached->local.identity.fingerprint));
+  }
+  return Error(Code::kNotFound, fmt::format("the mesh serves {} (fingerprint {}), whose files are "
+                                            "not here: looked at {}. Put the same "
+                                            "files on this machine and name them with -m DIRECTORY",
+                                            wanted.name, to_hex(wanted.fingerprint), tried));
+}
+
+}  // namespace mesh::node

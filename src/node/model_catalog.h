@@ -1,0 +1,29 @@
+#pragma once
+// The models a node can reach on its own disk, and what mesh and planner need to know of one.
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "formats/model_files.h"
+#include "model/spec.h"
+#include "node/mesh_node.h"
+
+namespace mesh::node {
+
+struct OpenedModel {
+  formats::ModelFiles files;
+  model::ModelSpec spec;
+  LocalModel local;
+};
+
+// Opens, parses and fingerprints; reads 512 bytes of each tensor. Blocks on files.
+// Errors: those of formats::open_model, model::parse_config and model::fingerprint.
+Result<OpenedModel> open_local_model(const std::string& spec, const formats::HubEnvironment& hub);
+
+// The model of the mesh among what is here: the built-in one, or the same name in the Hugging Face
+// cache. Errors: not_found saying which model is missing, where it was looked for and what to do.
+Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
+                                    const formats::HubEnvironment& hub);
+
+}  // namespace mesh::node

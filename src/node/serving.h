@@ -1,0 +1,56 @@
+#pragma once
+// The gateway of a node: turns chats into sequences for the driver and tokens into text for the
+// client.
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "env/blocking_pool.h"
+#include "env/env.h"
+#include "node/gateway.h"
+#include "node/mesh_node.h"
+#include "node/text_service.h"
+
+namespace mesh::node {
+
+class Serving : public Gateway {
+ public:
+  // `blocking` runs templates and tokenising. All references outlive this object.
+  Serving(env::Env& env, MeshNode& node, env::BlockingPool& blocking);
+  ~Serving() override;
+
+  // Control loop: from now on chats can be encoded.
+  void set_text(std::shared_ptr<const TextService> text, std::vector<TokenId> stop_ids);
+
+  void generate(GenerateRequest request, std::shared_ptr<GenerateSink> sink) override;
+  void cancel(const std::string& request_id) override;
+  MeshStatus status() const override;
+
+  // Control loop: takes a new snapshot for status().
+  void publish_status();
+
+ private:
+  class Answer;
+  struct Entry {
+    std::shared_ptr<GenerateSink> sink;
+    std::optional<SequenceId> sequence;  // none while the prompt is being encoded
+    Instant submitted;
+  };
+  void encode(GenerateRequest request, std::shared_ptr<const TextService> text);
+  void start(const GenerateRequest& request, Result<std::vector<TokenId>> prompt);
+  void fail(const std::string& request_id, const Error& why);
+
+  env::Env& env_;
+  MeshNode& node_;
+  env::BlockingPool& blocking_;
+  std::shared_ptr<const TextService> text_;  // control loop
+  std::vector<TokenId> stop_ids_;
+  std::map<std::string, Entry> requests_;  // control loop
+  mutable std::mutex status_mutex_;        // status() is called from the I/O thread
+  std::shared_ptr<const MeshStatus> status_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace mesh::node

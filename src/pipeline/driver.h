@@ -1,0 +1,99 @@
+#pragma once
+// The part of the entry that owns a request: opens the route, sends the prompt to stage 0, takes
+// the sampled tokens that the last stage returns directly, and ends the sequence on every stage. It
+// keeps prompt and emitted tokens, from which the request could be run again. Control loop only.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "env/env.h"
+#include "wire/messages.h"
+
+namespace mesh::pipeline {
+
+struct GenerateParams {
+  std::vector<TokenId> prompt;       // not empty
+  std::uint32_t new_tokens_max = 0;  // ≥ 1; prompt + new ≤ context
+  std::vector<TokenId> stop_ids;
+  wire::Sampling sampling;
+};
+
+// Receives one sequence: admitted once, then tokens in order, then exactly one of finished and
+// failed; or failed alone.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void admitted() = 0;
+  virtual void token(TokenId id) = 0;  // a stop token is not delivered
+  virtual void finished(wire::Finish reason) = 0;
+  virtual void failed(const Error& why) = 0;
+};
+
+// A covering route on ready nodes and what its stages must agree on.
+struct RouteChoice {
+  Epoch epoch;
+  std::uint64_t fingerprint = 0;
+  std::string numeric_class;
+  std::vector<wire::StageAssignment> stages;
+};
+
+class Driver {
+ public:
+  // `choose_route` answers from the node's present view; its error is the request's error.
+  Driver(env::Env& env, std::function<Result<RouteChoice>()> choose_route);
+
+  // Starts a sequence; failures, also immediate ones, arrive at the sink on a later turn of the
+  // loop.
+  SequenceId start(GenerateParams params, std::shared_ptr<TokenSink> sink);
+  // Ends it everywhere; nothing more reaches the sink. Unknown sequences are ignored.
+  void cancel(SequenceId sequence);
+
+  void on_open_reply(PeerId from, const wire::OpenReply& reply);
+  void on_tokens(PeerId from, const wire::Tokens& tokens);
+  void on_fail(PeerId from, const wire::Fail& fail);
+  // Every sequence whose route has this peer ends with a typed error now.
+  void on_peer_down(PeerId peer, const Error& why);
+  // Deadlines; call at least every 100 ms.
+  void tick(Instant now);
+
+  std::size_t running() const { return requests_.size(); }
+  // Tokens delivered per second over the last second or so.
+  double tokens_per_s() const { return tokens_per_s_; }
+
+ private:
+  enum class Phase { kStarting, kOpening, kRunning };
+  struct Request {
+    Phase phase = Phase::kStarting;
+    GenerateParams params;
+    std::shared_ptr<TokenSink> sink;
+    RouteChoice route;
+    std::vector<bool> opened;  // per stage
+    std::vector<TokenId> emitted;
+    Instant started;
+    Instant deadline;  // of the present phase
+  };
+
+  void open_route(SequenceId sequence, Request& request);
+  void send_prompt(SequenceId sequence, Request& request);
+  void accept_token(SequenceId sequence, const wire::TokenRow& row, PeerId from);
+  void finish(SequenceId sequence, wire::Finish reason);
+  void fail(SequenceId sequence, const Error& why);
+  void close_stages(SequenceId sequence, const Request& request);
+  void send(PeerId to, env::Frame frame, SequenceId sequence);
+
+  env::Env& env_;
+  std::function<Result<RouteChoice>()> choose_route_;
+  std::map<SequenceId, Request> requests_;
+  std::uint64_t tokens_in_window_ = 0;
+  Instant window_start_;
+  double tokens_per_s_ = 0;
+};
+
+}  // namespace mesh::pipeline
