@@ -33,7 +33,7 @@ struct LinearArgs {
   std::int64_t ldy = 0;
   int rows = 0;
   const float* bias = nullptr;  // [outs] of the panel, or null
-  float* scratch = nullptr;     // kBlockK·kPanel floats; used above kFewRows rows
+  float* scratch = nullptr;     // kBlockK·kPanel floats; unused for one row
   int block = kBlockK;
 };
 

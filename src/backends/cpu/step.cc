@@ -207,17 +207,27 @@ ops::Tensor CpuStep::linear(const ops::Tensor& x, const ops::Linear& w_any) {
   const int variant = x.rows == 1 ? 0 : x.rows <= kFewRows ? 1 : 2;
   device_.uses->note(
       static_cast<Kernel>(static_cast<int>(Kernel::kLinearOneF32) + kWeightTypes * variant + type));
+  const std::shared_ptr<void> memory =
+      variant == 0
+          ? nullptr
+          : scratch(static_cast<std::uint64_t>(threads) * kBlockK * kPanel * sizeof(float));
+  auto scratch_of = [&](int worker) {
+    return memory == nullptr ? nullptr
+                             : static_cast<float*>(memory.get()) +
+                                   static_cast<std::int64_t>(worker) * kBlockK * kPanel;
+  };
   if (variant < 2) {
     const auto kernel = variant == 0 ? kernels.linear_one[type] : kernels.linear_few[type];
-    for_range(*device_.pool, w.panels(), 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for_range(*device_.pool, w.panels(), 1, [&](std::int64_t begin, std::int64_t end, int worker) {
       set_float_mode();
-      for (std::int64_t panel = begin; panel < end; ++panel)
-        kernel(panel_args(w, panel, x, y, threads));
+      for (std::int64_t panel = begin; panel < end; ++panel) {
+        LinearArgs a = panel_args(w, panel, x, y, threads);
+        a.scratch = scratch_of(worker);
+        kernel(a);
+      }
     });
   } else {
     const std::int64_t chunks = (x.rows + kRowChunk - 1) / kRowChunk;
-    const std::shared_ptr<void> memory =
-        scratch(static_cast<std::uint64_t>(threads) * kBlockK * kPanel * sizeof(float));
     // All panels of one chunk of rows, then the next chunk: x stays in the cache.
     for_range(*device_.pool, w.panels() * chunks, 1,
               [&](std::int64_t begin, std::int64_t end, int worker) {
@@ -228,8 +238,7 @@ ops::Tensor CpuStep::linear(const ops::Tensor& x, const ops::Linear& w_any) {
                   a.x += row * a.ldx;
                   a.y += row * a.ldy;
                   a.rows = static_cast<int>(std::min<std::int64_t>(kRowChunk, x.rows - row));
-                  a.scratch = static_cast<float*>(memory.get()) +
-                              static_cast<std::int64_t>(worker) * kBlockK * kPanel;
+                  a.scratch = scratch_of(worker);
                   kernels.linear_many[type](a);
                 }
               });
