@@ -33,6 +33,10 @@ class ManualLoop final : public env::Loop {
     }
     task();
   }
+  void wait_for_task() {
+    std::unique_lock lock(mutex_);
+    posted_.wait(lock, [this] { return !tasks_.empty(); });
+  }
   bool empty() {
     const std::lock_guard lock(mutex_);
     return tasks_.empty();
@@ -116,6 +120,7 @@ TEST(EngineCompute, NoCallbackAfterItsEnd) {
   auto engine = make_engine(loop);
   bool called = false;
   engine->load({0, 4}, [&](Result<LoadReport>) { called = true; });
+  loop.wait_for_task();
   engine.reset();
   while (!loop.empty()) loop.run_one();
   EXPECT_FALSE(called);

@@ -32,12 +32,10 @@ Result<std::unique_ptr<LocalRing>> LocalRing::make(ops::Backend& backend,
 }
 
 Result<void> LocalRing::reserve(SequenceId sequence, std::uint32_t positions_max) {
-  for (std::size_t i = 0; i < tables_.size(); ++i) {
-    Result<void> reserved = tables_[i].reserve(sequence, positions_max);
-    if (reserved.ok()) continue;
-    for (std::size_t j = 0; j < i; ++j) tables_[j].release(sequence);
-    return reserved.error().with_context(fmt::format("stage {}", i));
-  }
+  MESH_RETURN_IF_ERROR(tables_.front().reserve(sequence, positions_max));
+  // All pools are equal and see the same calls: what one holds, all hold.
+  for (std::size_t i = 1; i < tables_.size(); ++i)
+    tables_[i].reserve(sequence, positions_max).value();
   return {};
 }
 

@@ -35,7 +35,7 @@ class LocalRing {
                                                  const model::ModelSpec& spec,
                                                  const RingOptions& options);
 
-  // On every stage, or on none. Errors: as PageTables::reserve().
+  // On every stage, or on none: their pools are equal. Errors: as PageTables::reserve().
   Result<void> reserve(SequenceId sequence, std::uint32_t positions_max);
   void release(SequenceId sequence);
   // One step through all stages; `non_finite` of the output joins those of all stages. A sequence

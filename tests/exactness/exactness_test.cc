@@ -76,8 +76,8 @@ class Run {
     if (!options_.only.empty())
       std::erase_if(subjects_, [&](const Subject& s) { return s.name != options_.only; });
     make_references();
-    if (!stop()) run_long(*long_subject);
     if (!stop() && !subjects_.empty()) run_set();
+    if (!stop()) run_long(*long_subject);
     if (!stop()) check_kernels();
     if (!stop()) check_committed();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
