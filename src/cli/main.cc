@@ -57,8 +57,11 @@ void add_mesh_flags(CLI::App& app, NodeOptions& o) {
 }
 
 struct Verbs {
-  NodeOptions run{.verb = NodeVerb::kRun}, join{.verb = NodeVerb::kJoin},
-      serve{.verb = NodeVerb::kServe};
+  Verbs() {
+    join.verb = NodeVerb::kJoin;
+    serve.verb = NodeVerb::kServe;
+  }
+  NodeOptions run, join, serve;
   std::string join_address;
   ChatOptions chat;
   StatusOptions status;

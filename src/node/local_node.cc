@@ -151,6 +151,10 @@ void LocalNode::Impl::make_node() {
     if (!options.peers.empty() && !linked && hooks.fatal)
       hooks.fatal(Error(Code::kPermissionDenied, sentence));
   };
+  // Whoever hears of a lost stage may ask /ready at once.
+  node_hooks.changed = [this] {
+    if (serving) serving->publish_status();
+  };
   node = std::make_unique<MeshNode>(*env, *credentials, std::move(config), std::move(node_hooks));
   serving = std::make_unique<Serving>(*env, *node, *blocking);
 }
