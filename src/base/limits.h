@@ -78,7 +78,6 @@ constexpr std::size_t kWaitingRowBytes = 1u << 30;  // rows waiting at the input
 constexpr int kComputeThreads = 1024;               // of one host backend
 constexpr std::size_t kWaitingRequests = 256;
 constexpr std::size_t kStopIds = 64;
-constexpr std::size_t kPendingSteps = 256;    // micro-batches waiting at one stage
 constexpr int kNodesPerMachine = 64;        // directories and ports tried for a further node
 constexpr std::size_t kLoopTasks = 1u << 16;  // tasks posted to the control loop
 constexpr std::size_t kBlockingJobs = 512;

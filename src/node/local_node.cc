@@ -1,7 +1,6 @@
 #include "node/local_node.h"
 
 #include <algorithm>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <utility>
@@ -169,7 +168,7 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened) {
                        opened.files.origin, opened.spec.layers, opened.spec.family));
   engine::EngineOptions engine_options;
   engine_options.stage.kv_bytes = memory / kKvShareOfMemory;
-  engine_options.now = [] { return Instant(std::chrono::steady_clock::now().time_since_epoch()); };
+  engine_options.now = [this] { return loop.now(); };
   const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
   MESH_ASSIGN_OR_RETURN(
       compute, engine::EngineCompute::make(std::move(backend), std::move(opened.files), loop,

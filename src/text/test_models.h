@@ -1,8 +1,6 @@
 #pragma once
 // Checked-in models for the tests of this module.
 
-#include <gtest/gtest.h>
-
 #include <fstream>
 #include <memory>
 #include <sstream>
@@ -15,7 +13,7 @@ namespace mesh::text {
 
 inline std::string read_test_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  EXPECT_TRUE(in) << path;
+  MESH_CHECK(in.good(), "cannot read {}", path);
   std::stringstream out;
   out << in.rdbuf();
   return out.str();
@@ -30,13 +28,11 @@ inline std::string model_path(const std::string& model) {
 inline std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model) {
   auto tokenizer = Tokenizer::parse(read_test_file(model_path(model) + "tokenizer.json"),
                                     read_test_file(model_path(model) + "tokenizer_config.json"));
-  EXPECT_TRUE(tokenizer.ok()) << (tokenizer.ok() ? "" : tokenizer.error().message);
   return std::move(tokenizer).value();
 }
 
 inline std::unique_ptr<ChatTemplate> load_template(const std::string& model) {
   auto chat = ChatTemplate::parse(read_test_file(model_path(model) + "chat_template.jinja"));
-  EXPECT_TRUE(chat.ok()) << (chat.ok() ? "" : chat.error().message);
   return std::move(chat).value();
 }
 
