@@ -59,6 +59,7 @@ class Hop {
   std::uint64_t rows_computed() const { return rows_computed_; }
   std::uint32_t pages_used() const { return pages_ ? pages_->used() : 0; }
   std::size_t sequences() const { return sequences_.size(); }
+  std::size_t waiting_rows() const { return batcher_ ? batcher_->waiting_rows() : 0; }
   std::size_t row_bytes() const { return row_bytes_; }
 
  private:
