@@ -113,5 +113,6 @@ constexpr Duration kHttpWriteStall = seconds(30);  // no byte accepted by the cl
 constexpr Duration kHttpLinger = seconds(2);       // reading on so that a last answer arrives
 constexpr Duration kHttpStreamPing = seconds(15);  // silence after which a comment is sent
 constexpr Duration kReplanSettle = milliseconds(300);
+constexpr Duration kContestMax = seconds(60);  // between the plans of a planner that is overridden
 
 }  // namespace mesh::limits

@@ -55,8 +55,8 @@ class Compute {
   virtual ~Compute() = default;
   virtual ComputeShape shape() const = 0;
   // Makes `layers` the held range: reads what is missing, drops the rest, makes an empty KV pool.
-  // No step may be in flight. `done` runs on the control loop. A second call before `done` is our
-  // bug.
+  // An empty range drops all and reports no pages. No step may be in flight. `done` runs on the
+  // control loop. A second call before `done` is our bug.
   virtual void load(LayerRange layers, std::function<void(Result<LoadReport>)> done) = 0;
   // Runs one step over the held layers. At most one in flight. `done` runs on the control loop.
   virtual void submit(StepJob job, std::function<void(Result<StepOutput>)> done) = 0;

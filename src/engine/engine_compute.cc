@@ -54,6 +54,10 @@ struct EngineCompute::Impl {
   }
 
   Result<LoadReport> load(LayerRange layers) {
+    if (layers.empty()) {
+      stage.reset();
+      return LoadReport{};
+    }
     auto loaded = Stage::load(*backend, *source, spec, layers, options.stage, std::move(stage));
     if (!loaded.ok()) return loaded.error();
     stage = std::move(loaded).value();

@@ -115,6 +115,27 @@ TEST(EngineCompute, AFailedLoadLeavesNothingAndTheNextOneWorks) {
   EXPECT_EQ(calls, 3);
 }
 
+TEST(EngineCompute, AnEmptyRangeDropsEverything) {
+  ManualLoop loop;
+  auto engine = make_engine(loop);
+  int calls = 0;
+  engine->load({0, 4}, [&](Result<LoadReport> report) { calls += report.ok(); });
+  loop.run_one();
+  engine->load({}, [&](Result<LoadReport> report) {
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_TRUE(report->layers.empty());
+    EXPECT_EQ(report->pages, 0u);
+    ++calls;
+  });
+  loop.run_one();
+  engine->submit(one_row(), [&](Result<StepOutput> out) {
+    EXPECT_EQ(out.error().code, Code::kUnavailable);
+    ++calls;
+  });
+  loop.run_one();
+  EXPECT_EQ(calls, 3);
+}
+
 TEST(EngineCompute, NoCallbackAfterItsEnd) {
   ManualLoop loop;
   auto engine = make_engine(loop);

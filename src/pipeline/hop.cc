@@ -96,10 +96,17 @@ void Hop::on_close(PeerId from, const wire::Close& close) {
 }
 
 void Hop::on_peer_down(PeerId peer) {
-  std::vector<SequenceId> orphans;
-  for (const auto& [id, sequence] : sequences_)
-    if (sequence.entry == peer) orphans.push_back(id);
+  std::vector<SequenceId> orphans, torn;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence.entry == peer)
+      orphans.push_back(id);
+    else if (sequence.next_to(peer))
+      torn.push_back(id);
+  }
   for (SequenceId id : orphans) end(id);
+  fail(torn, Error(Code::kUnavailable,
+                   fmt::format("node {} lost its link to node {}, the stage next to it",
+                               env_.transport.self().short_name(), peer.short_name())));
 }
 
 bool Hop::in_flight(SequenceId id) const {
@@ -349,10 +356,16 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
     by_peer[found->second.entry].rows.push_back(row);
     if (first != found->second.entry) by_peer[first].rows.push_back(row);
   }
-  for (const auto& [peer, tokens] : by_peer)
-    if (const Result<void> sent = env_.transport.send(peer, wire::encode(tokens)); !sent.ok())
-      env_.events.warn("tokens.unsent",
-                       {{"peer", peer.short_name()}, {"why", sent.error().message}});
+  for (const auto& [peer, tokens] : by_peer) {
+    const Result<void> sent = env_.transport.send(peer, wire::encode(tokens));
+    if (sent.ok()) continue;
+    // Without its token stage 0 would wait for ever.
+    std::vector<SequenceId> stuck;
+    for (const wire::TokenRow& row : tokens.rows)
+      if (row.finish == wire::Finish::kNone) stuck.push_back(row.sequence);
+    fail(stuck, Error(Code::kUnavailable, fmt::format("tokens cannot be sent to node {}: {}",
+                                                      peer.short_name(), sent.error().message)));
+  }
 }
 
 }  // namespace mesh::pipeline

@@ -50,8 +50,9 @@ class Hop {
   void on_step(PeerId from, wire::StepMessage step);
   void on_tokens(PeerId from, const wire::Tokens& tokens);  // as stage 0
   void on_close(PeerId from, const wire::Close& close);
-  // The entry of some sequences is gone: they end here. Losses of other stages are the entry's
-  // business.
+  // The link to a node is gone. Sequences that it is the entry of end here. Those that exchange
+  // rows or tokens with it fail to their entry, which may still be linked with both: what was on
+  // its way is lost, and nobody would send it again.
   void on_peer_down(PeerId peer);
   // Ends every sequence with a typed error to its entry.
   void fail_all(const Error& why);
@@ -59,6 +60,7 @@ class Hop {
   std::uint64_t rows_computed() const { return rows_computed_; }
   std::uint32_t pages_used() const { return pages_ ? pages_->used() : 0; }
   std::size_t sequences() const { return sequences_.size(); }
+  std::size_t waiting_rows() const { return batcher_ ? batcher_->waiting_rows() : 0; }
   std::size_t row_bytes() const { return row_bytes_; }
 
  private:
@@ -75,6 +77,11 @@ class Hop {
     bool closing = false;             // closed while a step with its rows is in flight
     bool first() const { return index == 0; }
     bool last() const { return index + 1 == stages.size(); }
+    // Whether rows or tokens of this sequence pass between this stage and that node.
+    bool next_to(PeerId node) const {
+      const std::size_t n = stages.size();
+      return stages[(index + 1) % n].node == node || stages[(index + n - 1) % n].node == node;
+    }
   };
 
   // A step on its way through the engine.

@@ -80,6 +80,14 @@ std::optional<wire::Plan> Planner::step(Instant now, const PlannerInput& input) 
     seen_ = candidates;
     seen_fingerprint_ = fingerprint;
     stable_since_ = now;
+    patience_ = limits::kReplanSettle;
+    made_ = Epoch{};
+  }
+  if (made_.value != 0 && input.plan.epoch > made_ && input.plan.planner != config_.self) {
+    if (input.plan.planner < config_.self)
+      patience_ = std::min<Duration>(patience_ * 2, limits::kContestMax);
+    stable_since_ = now;
+    made_ = Epoch{};
   }
   is_planner_ = !candidates.empty() && candidates.front().capacity.id == config_.self;
   const bool first = input.plan.epoch.value == 0 || input.plan.fingerprint != fingerprint;
@@ -91,10 +99,11 @@ std::optional<wire::Plan> Planner::step(Instant now, const PlannerInput& input) 
   }
   std::optional<wire::Plan> plan;
   if (is_planner_ && !fits(candidates, input.plan, *input.model)) {
-    if (now - stable_since_ < limits::kReplanSettle)
-      wake_at_ = stable_since_ + limits::kReplanSettle;
+    if (now - stable_since_ < patience_)
+      wake_at_ = stable_since_ + patience_;
     else
       plan = make(candidates, input);
+    if (plan) made_ = plan->epoch;
   }
   if (waiting_for_.empty() && first && !plan) {
     waiting_for_ = "waiting for a layer plan";

@@ -40,7 +40,11 @@ class Planner {
   explicit Planner(PlannerConfig config) : config_(config) {}
   // A plan to announce, with epoch one above the newest known, when this node is the planner, the
   // present plan does not fit the nodes (none yet, another model, a node gone or new) and the view
-  // has been the same for limits::kReplanSettle. Call on every change and at wake_at().
+  // has been the same for limits::kReplanSettle. When two nodes that cannot see each other both
+  // plan (a link between them is cut, a third one is linked with both), each new plan would answer
+  // the other's at once, for ever: the larger id waits twice as long after every plan that overrode
+  // its own, up to limits::kContestMax, until its view changes. Call on every change and at
+  // wake_at().
   std::optional<wire::Plan> step(Instant now, const PlannerInput& input);
   // Next time step() could answer differently without a change; Instant::max(): never.
   Instant wake_at() const { return wake_at_; }
@@ -64,6 +68,8 @@ class Planner {
   std::vector<Candidate> seen_;  // of the last turn
   std::uint64_t seen_fingerprint_ = 0;
   Instant stable_since_{};
+  Duration patience_{};  // how long the view must stand still before this node plans
+  Epoch made_;           // newest plan of this node for the present view
   Instant wake_at_ = Instant::max();
   bool is_planner_ = false;
   std::string waiting_for_;

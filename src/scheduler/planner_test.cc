@@ -82,6 +82,31 @@ TEST(Planner, WaitsForTheViewToSettle) {
   EXPECT_EQ(f.planner.waiting_for(), "");
 }
 
+// Nodes 1 and 2 do not see each other, node 3 sees both and passes every plan on.
+TEST(Planner, TheLargerIdYieldsToAPlannerThatItCannotSee) {
+  Fixture first(1), second(2);
+  first.nodes = {node(1), node(3)};
+  second.nodes = {node(2), node(3)};
+  int plans = 0;
+  for (int ms = 0; ms < 60'000; ms += 10) {
+    for (Fixture* f : {&first, &second}) {
+      Fixture& other = f == &first ? second : first;
+      f->now = at_ms(1000 + ms);
+      if (!f->step()) continue;
+      ++plans;
+      other.plan = f->plan;
+    }
+  }
+  // 300 ms, 600 ms … 38.4 s: eight plans of node 2, each answered once.
+  EXPECT_LE(plans, 20);
+  EXPECT_GE(plans, 4) << "each of them does plan";
+  EXPECT_EQ(first.plan.planner, id(1));
+  // A view that changes ends the contest.
+  second.nodes = {node(2), node(3), node(4)};
+  second.plan = first.plan;
+  EXPECT_TRUE(second.settle());
+}
+
 TEST(Planner, OnlyTheLowestIdActs) {
   Fixture f(2);
   f.nodes = {node(2), node(1)};

@@ -71,6 +71,13 @@ void RequestChecker::failed(const std::string& request, Instant now, const Error
     violations_.add(fmt::format("{} fails by our own fault: {}", request, error.message));
 }
 
+void RequestChecker::left(const std::string& request) {
+  Request* const state = find(request, "the leaving");
+  if (state == nullptr) return;
+  ++left_;
+  state->over = true;
+}
+
 void RequestChecker::finish() {
   for (const auto& [request, state] : requests_)
     if (!state.over) violations_.add(request + " never ended");

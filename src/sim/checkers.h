@@ -42,13 +42,15 @@ class RequestChecker {
   void token(const std::string& request, std::size_t index, TokenId token);
   void ended(const std::string& request, Instant now);
   void failed(const std::string& request, Instant now, const Error& error);
+  // Nobody waits for it any more, its client or its entry having gone: nothing may follow.
+  void left(const std::string& request);
   // At the end of the run.
   void finish();
 
   std::size_t admitted_count() const { return requests_.size(); }
   std::size_t ended_count() const { return ended_; }
   std::size_t failed_count() const { return failed_; }
-  std::size_t open_count() const { return requests_.size() - ended_ - failed_; }
+  std::size_t open_count() const { return requests_.size() - ended_ - failed_ - left_; }
 
  private:
   struct Request {
@@ -62,7 +64,7 @@ class RequestChecker {
 
   Violations& violations_;
   std::map<std::string, Request> requests_;
-  std::size_t ended_ = 0, failed_ = 0;
+  std::size_t ended_ = 0, failed_ = 0, left_ = 0;
 };
 
 // A route covers [0, layers) exactly, each stage on a node that says it holds those layers in that

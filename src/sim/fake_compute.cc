@@ -54,7 +54,7 @@ std::vector<TokenId> FakeCompute::reference(const FakeComputeConfig& config,
 
 void FakeCompute::load(LayerRange layers, std::function<void(Result<engine::LoadReport>)> done) {
   if (busy_) violations_.add("load() while a step or load is in flight");
-  if (layers.empty() || layers.end > config_.shape.layers)
+  if (layers.end > config_.shape.layers || layers.begin > layers.end)
     violations_.add("load() of layers " + layers.to_string());
   busy_ = true;
   auto shared = std::make_shared<std::function<void(Result<engine::LoadReport>)>>(std::move(done));
@@ -65,7 +65,7 @@ void FakeCompute::load(LayerRange layers, std::function<void(Result<engine::Load
     engine::LoadReport report;
     report.layers = layers;
     report.bytes_loaded = config_.layer_bytes * layers.size();
-    report.pages = config_.pages;
+    report.pages = layers.empty() ? 0 : config_.pages;
     for (std::uint32_t layer = layers.begin; layer < layers.end; ++layer)
       report.layer_hash.push_back(splitmix64(layer));
     (*shared)(std::move(report));

@@ -1,11 +1,13 @@
-// mesh_sim: meshes of control planes with crashes, restarts and partitions from a seed; then faults
-// stop and the mesh must stand again.
+// mesh_sim: meshes from a seed with crashes, restarts, cuts and partitions; then faults stop and
+// the mesh must stand again. Plain: control planes alone, thousands of nodes. --full: whole nodes
+// that serve clients (sim/full_run.h).
 
 #include <CLI/CLI.hpp>
 
 #include "base/version.h"
 #include "sim/checkers.h"
 #include "sim/control_mesh.h"
+#include "sim/full_run.h"
 
 namespace {
 
@@ -13,6 +15,10 @@ using namespace mesh;       // NOLINT: a program of one file
 using namespace mesh::sim;  // NOLINT
 
 struct Options {
+  bool full = false;
+  std::uint32_t requests = 60;
+  std::string faults = "on";
+  std::uint32_t min_nodes = 1;
   std::uint32_t nodes = 10;
   std::uint32_t layers = 24;
   std::uint64_t seed = 1;
@@ -95,29 +101,108 @@ Outcome simulate(const Options& options, std::uint64_t seed) {
   return out;
 }
 
+FullRun full_run(const Options& options, std::uint64_t seed) {
+  FullRun run;
+  run.nodes = options.nodes;
+  run.layers = options.layers;
+  run.seed = seed;
+  run.seconds = options.seconds;
+  run.requests = options.requests;
+  run.faults = options.faults == "on";
+  run.min_nodes = options.min_nodes;
+  return run;
+}
+
+void print_full(const FullOutcome& outcome) {
+  std::string failed;
+  for (const auto& [code, count] : outcome.clients.failed)
+    failed += fmt::format("{}{} {}", failed.empty() ? "" : ", ", count, code);
+  fmt::print(
+      "  requests {} finished {} failed {} ({}) cancelled {} lost {} tokens {} plans {} stands "
+      "after {:.1f} s\n",
+      outcome.clients.submitted, outcome.clients.finished,
+      outcome.clients.submitted - outcome.clients.finished - outcome.clients.cancelled -
+          outcome.clients.lost,
+      failed, outcome.clients.cancelled, outcome.clients.lost, outcome.clients.tokens,
+      outcome.plans, to_seconds(outcome.settled));
+  for (const std::string& event : outcome.recent) fmt::print("    {}\n", event);
+}
+
+// Sums over all seeds, and the slowest return to a full pipeline.
+struct Totals {
+  ClientCounts clients;
+  Duration slowest{};
+  std::uint64_t slowest_seed = 0;
+
+  void add(const FullOutcome& outcome, std::uint64_t seed) {
+    clients.submitted += outcome.clients.submitted;
+    clients.finished += outcome.clients.finished;
+    clients.cancelled += outcome.clients.cancelled;
+    clients.lost += outcome.clients.lost;
+    clients.tokens += outcome.clients.tokens;
+    for (const auto& [code, count] : outcome.clients.failed) clients.failed[code] += count;
+    if (outcome.settled <= slowest) return;
+    slowest = outcome.settled;
+    slowest_seed = seed;
+  }
+};
+
+Outcome simulate_full(const Options& options, std::uint64_t seed, Totals* totals) {
+  FullOutcome full = run_full(full_run(options, seed));
+  if (totals != nullptr) {
+    print_full(full);
+    totals->add(full, seed);
+  }
+  return {std::move(full.violations), full.trace, full.events, full.frames};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Options options;
   CLI::App app("Simulates a mesh from a seed");
+  app.add_flag("--full", options.full, "whole nodes and clients, not control planes alone");
   app.add_option("--nodes", options.nodes, "nodes")->check(CLI::Range(1u, 10000u));
   app.add_option("--layers", options.layers, "layers of the model")->check(CLI::Range(1u, 1024u));
   app.add_option("--seed", options.seed, "first seed");
   app.add_option("--seeds", options.seeds, "how many seeds; each tenth runs twice");
   app.add_option("--seconds", options.seconds, "virtual seconds of faults per seed");
+  app.add_option("--requests", options.requests, "with --full: clients per seed");
+  app.add_option("--faults", options.faults, "with --full: on or off")
+      ->check(CLI::IsMember({"on", "off"}));
+  app.add_option("--min-nodes", options.min_nodes, "with --full: nodes before the first plan");
   CLI11_PARSE(app, argc, argv);
+  std::string replay = fmt::format("mesh_sim --nodes {} --layers {} --seconds {}", options.nodes,
+                                   options.layers, options.seconds);
+  if (options.full)
+    replay += fmt::format(" --full --requests {} --faults {} --min-nodes {}", options.requests,
+                          options.faults, options.min_nodes);
   int bad = 0;
+  Totals totals;
   for (std::uint64_t seed = options.seed; seed < options.seed + options.seeds; ++seed) {
-    fmt::print(
-        "SEED {} version {} replay: mesh_sim --nodes {} --layers {} --seed {} --seconds {}\n", seed,
-        engine_version(), options.nodes, options.layers, seed, options.seconds);
-    Outcome outcome = simulate(options, seed);
-    if (seed % 10 == 0 && simulate(options, seed).trace != outcome.trace)
+    fmt::print("SEED {} version {} replay: {} --seed {}\n", seed, engine_version(), replay, seed);
+    const auto play = [&](bool first) {
+      return options.full ? simulate_full(options, seed, first ? &totals : nullptr)
+                          : simulate(options, seed);
+    };
+    Outcome outcome = play(true);
+    if (seed % 10 == 0 && play(false).trace != outcome.trace)
       outcome.violations.add("the same seed gave another trace");
     for (const std::string& sentence : outcome.violations.all()) fmt::print("  {}\n", sentence);
     fmt::print("  trace {:016x} events {} frames {} violations {}\n", outcome.trace, outcome.events,
                outcome.frames, outcome.violations.count());
     bad += outcome.violations.empty() ? 0 : 1;
+  }
+  if (options.full && options.seeds > 1) {
+    std::string failed;
+    for (const auto& [code, count] : totals.clients.failed)
+      failed += fmt::format(", {} {}", count, code);
+    fmt::print(
+        "ALL {} seeds, {} bad: {} requests, {} finished, {} cancelled, {} lost{}; {} tokens; "
+        "slowest stand {:.1f} s (seed {})\n",
+        options.seeds, bad, totals.clients.submitted, totals.clients.finished,
+        totals.clients.cancelled, totals.clients.lost, failed, totals.clients.tokens,
+        to_seconds(totals.slowest), totals.slowest_seed);
   }
   return bad == 0 ? 0 : 1;
 }
