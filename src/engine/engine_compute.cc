@@ -54,6 +54,10 @@ struct EngineCompute::Impl {
   }
 
   Result<LoadReport> load(LayerRange layers) {
+    if (layers.empty()) {
+      stage.reset();
+      return LoadReport{};
+    }
     auto loaded = Stage::load(*backend, *source, spec, layers, options.stage, std::move(stage));
     if (!loaded.ok()) return loaded.error();
     stage = std::move(loaded).value();
@@ -111,7 +115,8 @@ Result<std::unique_ptr<EngineCompute>> EngineCompute::make(std::unique_ptr<ops::
 
 ComputeShape EngineCompute::shape() const {
   const model::ModelSpec& spec = impl_->spec;
-  return {spec.layers, spec.context, spec.hidden * tensor::dtype_bytes(spec.residual)};
+  return {spec.layers, spec.context, spec.hidden * tensor::dtype_bytes(spec.residual),
+          spec.vocabulary};
 }
 const model::ModelSpec& EngineCompute::spec() const {
   return impl_->spec;

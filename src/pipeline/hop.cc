@@ -40,6 +40,11 @@ Result<std::size_t> Hop::check_open(const wire::Open& open) const {
   if (open.numeric_class != holding_.numeric_class)
     return Error(Code::kUnsupported, fmt::format("the route computes in class {}, this node in {}",
                                                  open.numeric_class, holding_.numeric_class));
+  // A route that ends early or late would ask the engine for what its layers cannot give.
+  const std::uint32_t layers = compute_.shape().layers;
+  if (open.stages.back().layers.end != layers)
+    return Error(Code::kInvalidArgument, fmt::format("the route ends at layer {}, the model has {}",
+                                                     open.stages.back().layers.end, layers));
   const std::uint32_t context = compute_.shape().context;
   if (open.positions_max > context)
     return Error(
@@ -80,6 +85,7 @@ void Hop::on_open(PeerId from, const wire::Open& open) {
   sequence.positions_max = open.positions_max;
   sequence.new_tokens_max = open.new_tokens_max;
   sequence.stop_ids = open.stop_ids;
+  sequence.opened = env_.clock.now();
   reply(from, open.sequence, std::nullopt);
 }
 
@@ -100,6 +106,20 @@ void Hop::on_peer_down(PeerId peer) {
   for (const auto& [id, sequence] : sequences_)
     if (sequence.entry == peer) orphans.push_back(id);
   for (SequenceId id : orphans) end(id);
+  std::vector<SequenceId> cut;
+  for (const auto& [id, sequence] : sequences_)
+    if (sequence.neighbour(peer)) cut.push_back(id);
+  fail(cut, Error(Code::kUnavailable,
+                  fmt::format("nodes {} and {} of the route lost their link",
+                              env_.transport.self().short_name(), peer.short_name()),
+                  true));
+}
+
+void Hop::tick(Instant now) {
+  std::vector<SequenceId> late;
+  for (const auto& [id, sequence] : sequences_)
+    if (now - sequence.opened >= limits::kSequenceLifetime) late.push_back(id);
+  fail(late, Error(Code::kDeadlineExceeded, "the entry did not close the sequence in time"));
 }
 
 bool Hop::in_flight(SequenceId id) const {
@@ -141,11 +161,23 @@ void Hop::fail(const std::vector<SequenceId>& ids, const Error& why) {
 
 Result<void> Hop::check_row(const Sequence& sequence, std::uint32_t position) const {
   if (position != sequence.next_position)
-    return Error(Code::kInternal, fmt::format("a row for position {} arrived where {} was due",
-                                              position, sequence.next_position));
+    return Error(Code::kCorrupt, fmt::format("a row for position {} arrived where {} was due",
+                                             position, sequence.next_position));
   if (position >= sequence.positions_max)
-    return Error(Code::kInternal, fmt::format("position {} is beyond the {} reserved", position,
-                                              sequence.positions_max));
+    return Error(Code::kCorrupt, fmt::format("position {} is beyond the {} reserved", position,
+                                             sequence.positions_max));
+  return {};
+}
+
+// Here, so that a token which the engine would refuse ends its own sequence and not the whole
+// batch.
+Result<void> Hop::check_tokens(const std::vector<TokenId>& tokens) const {
+  const std::uint32_t vocabulary = compute_.shape().vocabulary;
+  if (vocabulary == 0) return {};
+  for (TokenId token : tokens)
+    if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
+      return Error(Code::kInvalidArgument,
+                   fmt::format("token {} is outside the vocabulary of {}", token, vocabulary));
   return {};
 }
 
@@ -156,7 +188,9 @@ void Hop::on_prompt(PeerId from, const wire::Prompt& prompt) {
   if (!sequence.first() || sequence.next_position != 0 ||
       prompt.tokens.size() != sequence.prompt_tokens)
     return fail({prompt.sequence},
-                Error(Code::kInternal, "a prompt arrived that this stage did not expect"));
+                Error(Code::kCorrupt, "a prompt arrived that this stage did not expect"));
+  if (const Result<void> known = check_tokens(prompt.tokens); !known.ok())
+    return fail({prompt.sequence}, known.error());
   enqueue(prompt.sequence, sequence, prompt.tokens, Buffer());
   pump();
 }
@@ -169,7 +203,8 @@ void Hop::on_tokens(PeerId from, const wire::Tokens& tokens) {
     if (!sequence.first() || sequence.stages.back().node != from ||
         row.finish != wire::Finish::kNone)
       continue;
-    const Result<void> fits = check_row(sequence, row.position);
+    Result<void> fits = check_row(sequence, row.position);
+    if (fits.ok()) fits = check_tokens({row.token});
     if (fits.ok())
       enqueue(row.sequence, sequence, {row.token}, Buffer());
     else
@@ -188,16 +223,19 @@ void Hop::on_step(PeerId from, wire::StepMessage step) {
     const auto found = sequences_.find(id);
     if (found == sequences_.end() || found->second.closing) continue;  // closed meanwhile
     Sequence& sequence = found->second;
+    // Nobody but the stage before may touch a sequence, not even to end it.
+    if (sequence.first() || sequence.stages[sequence.index - 1].node != from) {
+      env_.events.warn("rows.stray", {{"peer", from.short_name()}, {"sequence", to_hex(id.value)}});
+      continue;
+    }
     Result<void> fits;
-    if (sequence.first() || sequence.stages[sequence.index - 1].node != from ||
-        sequence.route != step.route)
-      fits = Error(Code::kInternal,
-                   "rows came from a node that is not the stage before on this route");
+    if (sequence.route != step.route)
+      fits = Error(Code::kCorrupt, "rows arrived for another route than the sequence has");
     std::vector<TokenId> tokens;
     for (std::size_t row = begin; row < end_row && fits.ok(); ++row) {
       fits = check_row(sequence, step.rows[row].position - static_cast<std::uint32_t>(row - begin));
       if (fits.ok() && step.rows[row].position >= sequence.positions_max)
-        fits = Error(Code::kInternal, "rows beyond the reserved positions");
+        fits = Error(Code::kCorrupt, "rows beyond the reserved positions");
       tokens.push_back(step.rows[row].token);
     }
     if (!fits.ok()) {
@@ -349,10 +387,15 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
     by_peer[found->second.entry].rows.push_back(row);
     if (first != found->second.entry) by_peer[first].rows.push_back(row);
   }
-  for (const auto& [peer, tokens] : by_peer)
-    if (const Result<void> sent = env_.transport.send(peer, wire::encode(tokens)); !sent.ok())
-      env_.events.warn("tokens.unsent",
-                       {{"peer", peer.short_name()}, {"why", sent.error().message}});
+  for (const auto& [peer, tokens] : by_peer) {
+    const Result<void> sent = env_.transport.send(peer, wire::encode(tokens));
+    if (sent.ok()) continue;
+    // Without this token the sequence would stand still until its deadline.
+    std::vector<SequenceId> stuck;
+    for (const wire::TokenRow& row : tokens.rows) stuck.push_back(row.sequence);
+    fail(stuck, Error(Code::kUnavailable, fmt::format("a token cannot be returned to node {}: {}",
+                                                      peer.short_name(), sent.error().message)));
+  }
 }
 
 }  // namespace mesh::pipeline
