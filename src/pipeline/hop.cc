@@ -18,6 +18,8 @@ void Hop::hold(const Holding& holding) {
   pages_ = std::make_unique<kvcache::PageTables>(holding.pages);
   engine::BatcherOptions options;
   options.row_bytes = holding.layers.begin == 0 ? 0 : row_bytes_;
+  // A step's rows may all go on in one frame: 16 bytes and one residual row each.
+  options.batch_rows = std::min(limits::kBatchRows, limits::kFramePayloadBytes / (row_bytes_ + 16));
   batcher_ = std::make_unique<engine::Batcher>(options);
 }
 
