@@ -40,7 +40,7 @@ class EventParser {
       std::string line = pending_.substr(0, end);
       pending_.erase(0, end + 1);
       if (!line.empty() && line.back() == '\r') line.pop_back();
-      if (line.rfind("data: ", 0) == 0) event(line.substr(6));
+      if (line.rfind("data: ", 0) == 0) read_event(line.substr(6));
     }
     return interrupted == 0;
   }
@@ -55,6 +55,15 @@ class EventParser {
  private:
   double seconds_since_start() const {
     return std::chrono::duration<double>(SteadyClock::now() - started_).count();
+  }
+
+  // Called by a C library, which no exception may pass.
+  void read_event(const std::string& data) {
+    try {
+      event(data);
+    } catch (const Json::exception& error) {
+      answer_.error = std::string("the node speaks another stream format: ") + error.what();
+    }
   }
 
   void event(const std::string& data) {

@@ -27,7 +27,8 @@ class Ending {
  public:
   void fail(const Error& why) {
     std::lock_guard lock(mutex_);
-    if (!why_.has_value()) why_ = why;
+    if (why_.has_value()) return;  // the signal is on its way
+    why_ = why;
     ::kill(::getpid(), SIGTERM);
   }
   std::optional<Error> why() {
@@ -60,16 +61,15 @@ Result<std::uint64_t> parse_size(const std::string& text) {
 
 Result<std::string> read_cluster_key(const NodeOptions& options) {
   if (options.cluster_key_file.empty()) return std::string();
+  const bool piped = options.cluster_key_file == "-";
+  std::ifstream file;
+  if (!piped) file.open(options.cluster_key_file);
+  if (!piped && !file)
+    return Error(Code::kNotFound,
+                 fmt::format("--cluster-key-file: cannot read {}", options.cluster_key_file));
+  std::istream& in = piped ? std::cin : file;
   std::string line;
-  if (options.cluster_key_file == "-") {
-    std::getline(std::cin, line);
-  } else {
-    std::ifstream file(options.cluster_key_file);
-    if (!file)
-      return Error(Code::kNotFound,
-                   fmt::format("--cluster-key-file: cannot read {}", options.cluster_key_file));
-    std::getline(file, line);
-  }
+  for (char c = 0; line.size() <= limits::kKeyFileBytes && in.get(c) && c != '\n';) line += c;
   if (line.empty())
     return Error(Code::kInvalidArgument, "the cluster key is empty; expected one line tmck1-…");
   return line;
@@ -120,6 +120,8 @@ Result<node::LocalNodeOptions> local_options(const NodeOptions& o, const std::st
   if (!o.memory.empty()) {
     MESH_ASSIGN_OR_RETURN(local.memory, parse_size(o.memory));
   }
+  if (o.no_layers && local.layers.has_value())
+    return Error(Code::kInvalidArgument, "--layers and --no-layers contradict each other");
   local.min_nodes = o.min_nodes;
   local.willing = !o.no_layers;
   local.backend = o.device;
@@ -221,6 +223,14 @@ void watch(node::Gateway& gateway, const sigset_t& signals) {
   }
 }
 
+// A load that is under way is waited for; whoever does not want to wait presses Ctrl-C again.
+void second_signal_kills(const sigset_t& signals) {
+  const timespec at_once{0, 0};
+  while (sigtimedwait(&signals, nullptr, &at_once) > 0) {
+  }
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
 Result<void> serve_until_signal(const NodeOptions& o, const sigset_t& signals) {
   MESH_ASSIGN_OR_RETURN(const std::string data_dir, data_directory(o.data_dir));
   MESH_ASSIGN_OR_RETURN(NodeDirectory directory, NodeDirectory::claim(data_dir));
@@ -248,6 +258,8 @@ Result<void> serve_until_signal(const NodeOptions& o, const sigset_t& signals) {
   MESH_RETURN_IF_ERROR(directory.announce("http://" + http, node->peer_address().to_string(),
                                           node->id().to_string()));
   watch(node->gateway(), signals);
+  second_signal_kills(signals);
+  node->end_requests(Error(Code::kUnavailable, "this node is being stopped", true));
   api.server->stop();
   node->stop();
   if (const std::optional<Error> why = ending.why()) return *why;

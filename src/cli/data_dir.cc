@@ -93,8 +93,8 @@ std::string running_node_url(const std::string& data_dir) {
     const nlohmann::json node = nlohmann::json::parse(file, nullptr, false);
     if (!node.is_object() || !node.contains("pid") || !node["pid"].is_number_integer()) continue;
     if (!node.contains("http") || !node["http"].is_string()) continue;
-    if (::kill(node["pid"].get<pid_t>(), 0) == 0 || errno == EPERM)
-      return node["http"].get<std::string>();
+    const auto pid = node["pid"].get<pid_t>();
+    if (pid > 0 && (::kill(pid, 0) == 0 || errno == EPERM)) return node["http"].get<std::string>();
   }
   return "";
 }

@@ -47,15 +47,16 @@ struct LoadReport {
 struct ComputeShape {
   std::uint32_t layers = 0;
   std::uint32_t context = 0;
-  std::size_t row_bytes = 0;  // one residual row
+  std::size_t row_bytes = 0;     // one residual row
+  std::uint32_t vocabulary = 0;  // 0: token ids are not checked
 };
 
 class Compute {
  public:
   virtual ~Compute() = default;
   virtual ComputeShape shape() const = 0;
-  // Makes `layers` the held range: reads what is missing, drops the rest, makes an empty KV pool.
-  // An empty range drops all and reports no pages. No step may be in flight. `done` runs on the
+  // Makes `layers` the held range: reads what is missing, drops the rest, makes an empty KV pool;
+  // an empty range drops everything and cannot fail. No step may be in flight. `done` runs on the
   // control loop. A second call before `done` is our bug.
   virtual void load(LayerRange layers, std::function<void(Result<LoadReport>)> done) = 0;
   // Runs one step over the held layers. At most one in flight. `done` runs on the control loop.

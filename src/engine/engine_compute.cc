@@ -115,7 +115,8 @@ Result<std::unique_ptr<EngineCompute>> EngineCompute::make(std::unique_ptr<ops::
 
 ComputeShape EngineCompute::shape() const {
   const model::ModelSpec& spec = impl_->spec;
-  return {spec.layers, spec.context, spec.hidden * tensor::dtype_bytes(spec.residual)};
+  return {spec.layers, spec.context, spec.hidden * tensor::dtype_bytes(spec.residual),
+          spec.vocabulary};
 }
 const model::ModelSpec& EngineCompute::spec() const {
   return impl_->spec;

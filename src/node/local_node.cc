@@ -28,6 +28,10 @@ namespace {
 // Weights take the rest; both are bounded by what the node offers.
 constexpr std::uint64_t kKvShareOfMemory = 4;  // a quarter
 
+Error stopping() {
+  return Error(Code::kUnavailable, "this node is being stopped", true);
+}
+
 std::string device_text(const ops::BackendInfo& info) {
   std::string text = info.device.empty() ? info.name : info.device;
   if (!info.isa.empty()) text += ", " + info.isa;
@@ -67,7 +71,7 @@ struct LocalNode::Impl {
   Result<void> open_device();
   Result<void> open_transport();
   void make_node();
-  Result<void> adopt_model(OpenedModel opened);
+  Result<void> adopt_model(OpenedModel opened, std::shared_ptr<const TextService> text);
   void look_for_model(const wire::ModelIdentity& wanted);
   void publish();
   void on_loop(const std::function<void()>& task);
@@ -141,14 +145,14 @@ void LocalNode::Impl::make_node() {
   NodeHooks node_hooks;
   if (options.take_model_from_mesh)
     node_hooks.model_wanted = [this](const wire::ModelIdentity& wanted) { look_for_model(wanted); };
-  node_hooks.refused = [this](const std::string& sentence) {
+  node_hooks.refused = [this](const std::string& sentence, bool by_seed) {
     progress("✗ " + sentence);
+    if (!by_seed) return;  // a stranger must not be able to end this node
     // With no other link there is no mesh to be in.
     const auto& members = node->membership().members();
     const bool linked =
         std::any_of(members.begin(), members.end(), [](const auto& m) { return m.second.alive; });
-    if (!options.peers.empty() && !linked && hooks.fatal)
-      hooks.fatal(Error(Code::kPermissionDenied, sentence));
+    if (!linked && hooks.fatal) hooks.fatal(Error(Code::kPermissionDenied, sentence));
   };
   // Whoever hears of a lost stage may ask /ready at once.
   node_hooks.changed = [this] {
@@ -158,8 +162,8 @@ void LocalNode::Impl::make_node() {
   serving = std::make_unique<Serving>(*env, *node, *blocking);
 }
 
-Result<void> LocalNode::Impl::adopt_model(OpenedModel opened) {
-  MESH_ASSIGN_OR_RETURN(std::shared_ptr<const TextService> text, TextService::create(opened.files));
+Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
+                                          std::shared_ptr<const TextService> text) {
   if (options.layers.has_value() && options.layers->end > opened.spec.layers)
     return Error(Code::kInvalidArgument,
                  fmt::format("--layers {}: model {} has layers 0:{}", options.layers->to_string(),
@@ -170,6 +174,10 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened) {
   engine_options.stage.kv_bytes = memory / kKvShareOfMemory;
   engine_options.now = [this] { return loop.now(); };
   const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
+  if (stop_ids.size() > limits::kStopIds)
+    return Error(Code::kUnsupported,
+                 fmt::format("model {} names {} end tokens, the limit is {}", opened.files.name,
+                             stop_ids.size(), limits::kStopIds));
   MESH_ASSIGN_OR_RETURN(
       compute, engine::EngineCompute::make(std::move(backend), std::move(opened.files), loop,
                                            std::move(engine_options)));
@@ -182,9 +190,18 @@ void LocalNode::Impl::look_for_model(const wire::ModelIdentity& wanted) {
   progress(fmt::format("… the mesh serves {}; looking for its files here", wanted.name));
   const Result<void> queued = blocking->submit([this, wanted] {
     auto found = std::make_shared<Result<OpenedModel>>(find_mesh_model(wanted, options.hub));
-    loop.post([this, found] {
+    // A large tokenizer takes longer to read than the loop may be silent.
+    std::shared_ptr<const TextService> text;
+    if (found->ok()) {
+      Result<std::shared_ptr<const TextService>> made = TextService::create((*found)->files);
+      if (made.ok())
+        text = *made;
+      else
+        *found = made.error();
+    }
+    loop.post([this, found, text] {
       Result<void> adopted =
-          found->ok() ? adopt_model(std::move(**found)) : Result<void>(found->error());
+          found->ok() ? adopt_model(std::move(**found), text) : Result<void>(found->error());
       if (adopted.ok()) return;
       node->give_up(adopted.error());
       if (hooks.fatal) hooks.fatal(adopted.error());
@@ -194,6 +211,7 @@ void LocalNode::Impl::look_for_model(const wire::ModelIdentity& wanted) {
 }
 
 void LocalNode::Impl::publish() {
+  serving->tick();
   serving->publish_status();
   status_timer = loop.after(milliseconds(100), [this] { publish(); });
 }
@@ -214,13 +232,17 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   if (!node.options.take_model_from_mesh) {
     MESH_ASSIGN_OR_RETURN(opened, open_local_model(node.options.model, node.options.hub));
   }
+  std::shared_ptr<const TextService> text;
+  if (opened.has_value()) {
+    MESH_ASSIGN_OR_RETURN(text, TextService::create(opened->files));
+  }
   MESH_RETURN_IF_ERROR(node.open_transport());
   node.blocking = std::make_unique<env::BlockingPool>(2);
   node.loop.start();
   Result<void> made;
   node.on_loop([&] {
     node.make_node();
-    if (opened.has_value()) made = node.adopt_model(std::move(*opened));
+    if (opened.has_value()) made = node.adopt_model(std::move(*opened), std::move(text));
   });
   std::unique_ptr<LocalNode> out(new LocalNode(std::move(impl)));
   if (!made.ok()) return made.error();
@@ -262,6 +284,10 @@ void LocalNode::go(const std::string& http) {
   });
 }
 
+void LocalNode::end_requests(const Error& why) {
+  impl_->on_loop([this, &why] { impl_->serving->shut_down(why); });
+}
+
 // Order: no new work (blocking jobs end), then links and requests on the loop, then the loop, then
 // what it ran on.
 void LocalNode::stop() {
@@ -270,6 +296,7 @@ void LocalNode::stop() {
   if (impl_->blocking) impl_->blocking->stop();
   impl_->on_loop([this] {
     impl_->status_timer.cancel();
+    if (impl_->serving) impl_->serving->shut_down(stopping());
     impl_->serving.reset();
     impl_->node.reset();
     impl_->compute.reset();

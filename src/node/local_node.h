@@ -67,7 +67,10 @@ class LocalNode {
   // Joins the mesh: dials the peers, takes part in planning. `http`: where the API listens, for
   // this node's record.
   void go(const std::string& http);
-  // Ends links and threads; every running request gets an error first. Idempotent.
+  // Every request ends with `why`, as does each one that still comes. Before the API is stopped,
+  // so that clients are told.
+  void end_requests(const Error& why);
+  // Ends links and threads; every request that still runs gets an error first. Idempotent.
   void stop();
 
  private:

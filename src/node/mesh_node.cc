@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "base/version.h"
+#include "kvcache/page_tables.h"
 #include "scheduler/router.h"
 
 namespace mesh::node {
@@ -79,6 +80,11 @@ void MeshNode::give_up(const Error& why) {
 // -----------------------------------------------------------------------------------------------------
 
 void MeshNode::on_link_up(const env::LinkInfo& link) {
+  const auto& seeds = config_.seeds;
+  if (link.outbound && std::find(seeds.begin(), seeds.end(), link.remote) != seeds.end())
+    linked_seeds_.insert(link.peer);
+  else
+    linked_seeds_.erase(link.peer);
   apply(membership_.link_up(env_.clock.now(), link));
   settle();
 }
@@ -170,6 +176,7 @@ void MeshNode::tick() {
   const Instant now = env_.clock.now();
   if (now >= membership_.wake_at()) apply(membership_.tick(now));
   driver_.tick(now);
+  if (hop_) hop_->tick(now);
   settle();
   arm_tick();
 }
@@ -202,7 +209,7 @@ void MeshNode::on_change(const membership::Change& change) {
     case Kind::kRefused:
       env_.events.warn("link.refused",
                        {{"peer", change.peer.short_name()}, {"why", change.sentence}});
-      if (hooks_.refused) hooks_.refused(change.sentence);
+      if (hooks_.refused) hooks_.refused(change.sentence, linked_seeds_.count(change.peer) > 0);
       break;
     case Kind::kPlanChanged:
       env_.events.info("plan.new", {{"epoch", membership_.plan().epoch.value},
@@ -347,6 +354,16 @@ Result<pipeline::RouteChoice> MeshNode::choose_route() const {
                         scheduler::route(plan, nodes(), model_->identity.layers));
   return pipeline::RouteChoice{plan.epoch, plan.fingerprint, config_.engine.numeric_class,
                                std::move(stages)};
+}
+
+std::uint32_t MeshNode::positions_max(const pipeline::RouteChoice& route) const {
+  std::uint64_t least = context();
+  for (const scheduler::NodeView& node : nodes())
+    for (const wire::StageAssignment& stage : route.stages)
+      if (stage.node == node.record.node && node.record.pages_total > 1)
+        least =
+            std::min(least, std::uint64_t{node.record.pages_total - 1} * kvcache::kPagePositions);
+  return static_cast<std::uint32_t>(least);
 }
 
 NodeStatus MeshNode::node_status(const wire::NodeRecord& record,

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,8 +50,9 @@ struct LocalModel {
 struct NodeHooks {
   // The mesh serves this model and this node has none yet. Once per model.
   std::function<void(const wire::ModelIdentity&)> model_wanted;
-  // A link was refused; the sentence names both sides.
-  std::function<void(const std::string& sentence)> refused;
+  // A link was refused; the sentence names both sides. `by_seed`: it is a node that this one was
+  // told to connect to, not somebody who came by.
+  std::function<void(const std::string& sentence, bool by_seed)> refused;
   // Something that status() shows has changed.
   std::function<void()> changed;
 };
@@ -74,6 +76,9 @@ class MeshNode : public env::TransportHandler {
   pipeline::Driver& driver() { return driver_; }
   // A covering route on ready nodes, or why there is none (names the layers that lack a host).
   Result<pipeline::RouteChoice> choose_route() const;
+  // Positions that a sequence may have on every node of the route: what the smallest KV pool holds,
+  // at most the context.
+  std::uint32_t positions_max(const pipeline::RouteChoice& route) const;
   std::uint32_t context() const { return model_ ? model_->identity.context : 0; }
   const membership::Membership& membership() const { return membership_; }
   const pipeline::Hop* hop() const { return hop_.get(); }
@@ -111,6 +116,7 @@ class MeshNode : public env::TransportHandler {
   engine::Compute* compute_ = nullptr;
   std::unique_ptr<pipeline::Hop> hop_;
   wire::NodeRecord own_;
+  std::set<PeerId> linked_seeds_;  // peers behind links that this node dialled as --peer
   Instant counters_published_;
   std::uint64_t model_asked_ = 0;  // fingerprint already asked for
 

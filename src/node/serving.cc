@@ -61,7 +61,11 @@ class Serving::Answer : public pipeline::TokenSink {
 Serving::Serving(env::Env& env, MeshNode& node, env::BlockingPool& blocking)
     : env_(env), node_(node), blocking_(blocking), status_(std::make_shared<MeshStatus>()) {}
 
-Serving::~Serving() = default;
+// The driver's sinks refer to this object.
+Serving::~Serving() {
+  for (const auto& [id, entry] : requests_)
+    if (entry.sequence.has_value()) node_.driver().cancel(*entry.sequence);
+}
 
 void Serving::set_text(std::shared_ptr<const TextService> text, std::vector<TokenId> stop_ids) {
   text_ = std::move(text);
@@ -72,6 +76,10 @@ void Serving::generate(GenerateRequest request, std::shared_ptr<GenerateSink> si
   env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), request = std::move(request),
                   sink = std::move(sink)]() mutable {
     if (alive.expired()) return;
+    if (shut_down_.has_value()) return sink->on_error(*shut_down_);
+    if (requests_.contains(request.request_id))
+      return sink->on_error(Error(Code::kInvalidArgument,
+                                  fmt::format("request {} runs already", request.request_id)));
     if (requests_.size() >= limits::kWaitingRequests)
       return sink->on_error(Error(
           Code::kResourceExhausted,
@@ -99,25 +107,40 @@ void Serving::encode(GenerateRequest request, std::shared_ptr<const TextService>
   if (!queued.ok()) fail(id, queued.error());
 }
 
+// How long the answer may get: what the client asks for, within the context and, as pages are
+// reserved for the whole length, within what the nodes of the route can hold at all.
+Result<std::uint32_t> Serving::new_tokens(const GenerateRequest& request,
+                                          std::size_t prompt) const {
+  const std::uint32_t context = node_.context();
+  if (prompt == 0)
+    return Error(Code::kInvalidArgument, "the prompt is empty after the chat template");
+  if (request.max_tokens == 0u) return Error(Code::kInvalidArgument, "max_tokens must not be 0");
+  if (prompt >= context)
+    return Error(
+        Code::kInvalidArgument,
+        fmt::format("context_length_exceeded: the prompt has {} tokens, the model's context is {}",
+                    prompt, context));
+  MESH_ASSIGN_OR_RETURN(const pipeline::RouteChoice route, node_.choose_route());
+  const std::uint32_t positions = node_.positions_max(route);
+  if (prompt >= positions)
+    return Error(Code::kInvalidArgument,
+                 fmt::format("context_length_exceeded: the prompt has {} tokens, the memory of the "
+                             "mesh holds {} of the model's context of {}",
+                             prompt, positions, context));
+  return std::min(request.max_tokens.value_or(context),
+                  positions - static_cast<std::uint32_t>(prompt));
+}
+
 void Serving::start(const GenerateRequest& request, Result<std::vector<TokenId>> prompt) {
   const auto found = requests_.find(request.request_id);
   if (found == requests_.end()) return;  // cancelled while encoding
   if (!prompt.ok()) return fail(request.request_id, prompt.error());
+  const Result<std::uint32_t> new_tokens_max = new_tokens(request, prompt->size());
+  if (!new_tokens_max.ok()) return fail(request.request_id, new_tokens_max.error());
   const auto prompt_tokens = static_cast<std::uint32_t>(prompt->size());
-  const std::uint32_t context = node_.context();
-  if (prompt->empty())
-    return fail(request.request_id,
-                Error(Code::kInvalidArgument, "the prompt is empty after the chat template"));
-  if (prompt_tokens >= context)
-    return fail(
-        request.request_id,
-        Error(Code::kInvalidArgument,
-              fmt::format(
-                  "context_length_exceeded: the prompt has {} tokens, the model's context is {}",
-                  prompt_tokens, context)));
   pipeline::GenerateParams params;
   params.prompt = std::move(*prompt);
-  params.new_tokens_max = std::min(request.max_tokens.value_or(context), context - prompt_tokens);
+  params.new_tokens_max = *new_tokens_max;
   params.stop_ids = stop_ids_;
   auto answer = std::make_shared<Answer>(*this, request.request_id, found->second.sink, text_,
                                          prompt_tokens, found->second.submitted);
@@ -136,6 +159,25 @@ void Serving::cancel(const std::string& request_id) {
     if (!entry.empty() && entry.mapped().sequence.has_value())
       node_.driver().cancel(*entry.mapped().sequence);
   });
+}
+
+void Serving::tick() {
+  std::vector<std::string> late;
+  for (const auto& [id, entry] : requests_)
+    if (!entry.sequence.has_value() &&
+        env_.clock.now() - entry.submitted >= limits::kEncodeDeadline)
+      late.push_back(id);
+  for (const std::string& id : late)
+    fail(id, Error(Code::kDeadlineExceeded, "the prompt was not tokenised in time", true));
+}
+
+void Serving::shut_down(const Error& why) {
+  shut_down_ = why;
+  while (!requests_.empty()) {
+    const auto entry = requests_.extract(requests_.begin());
+    if (entry.mapped().sequence.has_value()) node_.driver().cancel(*entry.mapped().sequence);
+    entry.mapped().sink->on_error(why);
+  }
 }
 
 MeshStatus Serving::status() const {

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "env/blocking_pool.h"
@@ -30,6 +31,10 @@ class Serving : public Gateway {
 
   // Control loop: takes a new snapshot for status().
   void publish_status();
+  // Control loop, every 100 ms or so: ends requests whose prompt is not encoded in time.
+  void tick();
+  // Control loop: every request ends with `why`, as does each one that still comes.
+  void shut_down(const Error& why);
 
  private:
   class Answer;
@@ -40,6 +45,7 @@ class Serving : public Gateway {
   };
   void encode(GenerateRequest request, std::shared_ptr<const TextService> text);
   void start(const GenerateRequest& request, Result<std::vector<TokenId>> prompt);
+  Result<std::uint32_t> new_tokens(const GenerateRequest& request, std::size_t prompt) const;
   void fail(const std::string& request_id, const Error& why);
 
   env::Env& env_;
@@ -47,6 +53,7 @@ class Serving : public Gateway {
   env::BlockingPool& blocking_;
   std::shared_ptr<const TextService> text_;  // control loop
   std::vector<TokenId> stop_ids_;
+  std::optional<Error> shut_down_;
   std::map<std::string, Entry> requests_;  // control loop
   mutable std::mutex status_mutex_;        // status() is called from the I/O thread
   std::shared_ptr<const MeshStatus> status_;

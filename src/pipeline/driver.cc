@@ -20,7 +20,8 @@ SequenceId Driver::start(GenerateParams params, std::shared_ptr<TokenSink> sink)
   request.started = env_.clock.now();
   request.deadline = request.started + limits::kOpenDeadline;
   // On a later turn, so that a caller never sees its sink called from within start().
-  env_.loop.post([this, sequence] {
+  env_.loop.post([this, sequence, alive = std::weak_ptr<bool>(alive_)] {
+    if (alive.expired()) return;
     const auto found = requests_.find(sequence);
     if (found != requests_.end()) open_route(sequence, found->second);
   });
@@ -56,9 +57,14 @@ void Driver::on_open_reply(PeerId from, const wire::OpenReply& reply) {
   const auto found = requests_.find(reply.sequence);
   if (found == requests_.end() || found->second.phase != Phase::kOpening) return;
   Request& request = found->second;
-  if (reply.refused.has_value()) return fail(reply.sequence, *reply.refused);
-  for (std::size_t i = 0; i < request.route.stages.size(); ++i)
-    if (request.route.stages[i].node == from) request.opened[i] = true;
+  const std::vector<wire::StageAssignment>& stages = request.route.stages;
+  const auto stage =
+      std::find_if(stages.begin(), stages.end(), [&](const auto& one) { return one.node == from; });
+  if (stage == stages.end()) return;  // not asked
+  if (reply.refused.has_value())
+    return fail(reply.sequence,
+                reply.refused->with_context(fmt::format("node {} refused", from.short_name())));
+  request.opened[static_cast<std::size_t>(stage - stages.begin())] = true;
   if (std::find(request.opened.begin(), request.opened.end(), false) == request.opened.end())
     send_prompt(reply.sequence, request);
 }
@@ -82,9 +88,13 @@ void Driver::accept_token(SequenceId sequence, const wire::TokenRow& row, PeerId
   if (request.phase != Phase::kRunning || from != request.route.stages.back().node) return;
   const std::size_t expected = request.params.prompt.size() + request.emitted.size();
   if (row.position != expected)
-    return fail(sequence, Error(Code::kInternal,
-                                fmt::format("a token for position {} arrived where {} was due",
-                                            row.position, expected)));
+    return fail(sequence, Error(Code::kCorrupt,
+                                fmt::format("node {} sent a token for position {} where {} was due",
+                                            from.short_name(), row.position, expected)));
+  if (request.emitted.size() >= request.params.new_tokens_max)
+    return fail(sequence, Error(Code::kCorrupt,
+                                fmt::format("node {} sent more than the {} tokens asked for",
+                                            from.short_name(), request.params.new_tokens_max)));
   request.emitted.push_back(row.token);
   ++tokens_in_window_;
   // The sink may cancel from within token(); look again afterwards.
@@ -165,7 +175,9 @@ void Driver::tick(Instant now) {
   for (const auto& [sequence, request] : requests_)
     if (now >= request.deadline) late.push_back(sequence);
   for (SequenceId sequence : late) {
-    const Request& request = requests_.at(sequence);
+    const auto found = requests_.find(sequence);
+    if (found == requests_.end()) continue;  // a sink cancelled it meanwhile
+    const Request& request = found->second;
     std::string what = "the request did not finish in time";
     if (request.phase != Phase::kRunning) {
       what = "no answer to OPEN in time from";

@@ -94,6 +94,8 @@ class Driver {
   std::uint64_t tokens_in_window_ = 0;
   Instant window_start_;
   double tokens_per_s_ = 0;
+  // Guards the posted start of a sequence, which may run after the driver is gone.
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace mesh::pipeline

@@ -18,6 +18,8 @@ void Hop::hold(const Holding& holding) {
   pages_ = std::make_unique<kvcache::PageTables>(holding.pages);
   engine::BatcherOptions options;
   options.row_bytes = holding.layers.begin == 0 ? 0 : row_bytes_;
+  // A step's rows may all go on in one frame: 16 bytes and one residual row each.
+  options.batch_rows = std::min(limits::kBatchRows, limits::kFramePayloadBytes / (row_bytes_ + 16));
   batcher_ = std::make_unique<engine::Batcher>(options);
 }
 
@@ -40,6 +42,11 @@ Result<std::size_t> Hop::check_open(const wire::Open& open) const {
   if (open.numeric_class != holding_.numeric_class)
     return Error(Code::kUnsupported, fmt::format("the route computes in class {}, this node in {}",
                                                  open.numeric_class, holding_.numeric_class));
+  // A route that ends early or late would ask the engine for what its layers cannot give.
+  const std::uint32_t layers = compute_.shape().layers;
+  if (open.stages.back().layers.end != layers)
+    return Error(Code::kInvalidArgument, fmt::format("the route ends at layer {}, the model has {}",
+                                                     open.stages.back().layers.end, layers));
   const std::uint32_t context = compute_.shape().context;
   if (open.positions_max > context)
     return Error(
@@ -80,6 +87,7 @@ void Hop::on_open(PeerId from, const wire::Open& open) {
   sequence.positions_max = open.positions_max;
   sequence.new_tokens_max = open.new_tokens_max;
   sequence.stop_ids = open.stop_ids;
+  sequence.opened = env_.clock.now();
   reply(from, open.sequence, std::nullopt);
 }
 
@@ -96,17 +104,25 @@ void Hop::on_close(PeerId from, const wire::Close& close) {
 }
 
 void Hop::on_peer_down(PeerId peer) {
-  std::vector<SequenceId> orphans, torn;
+  std::vector<SequenceId> orphans, cut;
   for (const auto& [id, sequence] : sequences_) {
     if (sequence.entry == peer)
       orphans.push_back(id);
-    else if (sequence.next_to(peer))
-      torn.push_back(id);
+    else if (sequence.neighbour(peer))
+      cut.push_back(id);
   }
   for (SequenceId id : orphans) end(id);
-  fail(torn, Error(Code::kUnavailable,
-                   fmt::format("node {} lost its link to node {}, the stage next to it",
-                               env_.transport.self().short_name(), peer.short_name())));
+  fail(cut, Error(Code::kUnavailable,
+                  fmt::format("nodes {} and {} of the route lost their link",
+                              env_.transport.self().short_name(), peer.short_name()),
+                  true));
+}
+
+void Hop::tick(Instant now) {
+  std::vector<SequenceId> late;
+  for (const auto& [id, sequence] : sequences_)
+    if (now - sequence.opened >= limits::kSequenceLifetime) late.push_back(id);
+  fail(late, Error(Code::kDeadlineExceeded, "the entry did not close the sequence in time"));
 }
 
 bool Hop::in_flight(SequenceId id) const {
@@ -148,11 +164,23 @@ void Hop::fail(const std::vector<SequenceId>& ids, const Error& why) {
 
 Result<void> Hop::check_row(const Sequence& sequence, std::uint32_t position) const {
   if (position != sequence.next_position)
-    return Error(Code::kInternal, fmt::format("a row for position {} arrived where {} was due",
-                                              position, sequence.next_position));
+    return Error(Code::kCorrupt, fmt::format("a row for position {} arrived where {} was due",
+                                             position, sequence.next_position));
   if (position >= sequence.positions_max)
-    return Error(Code::kInternal, fmt::format("position {} is beyond the {} reserved", position,
-                                              sequence.positions_max));
+    return Error(Code::kCorrupt, fmt::format("position {} is beyond the {} reserved", position,
+                                             sequence.positions_max));
+  return {};
+}
+
+// Here, so that a token which the engine would refuse ends its own sequence and not the whole
+// batch.
+Result<void> Hop::check_tokens(const std::vector<TokenId>& tokens) const {
+  const std::uint32_t vocabulary = compute_.shape().vocabulary;
+  if (vocabulary == 0) return {};
+  for (TokenId token : tokens)
+    if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
+      return Error(Code::kInvalidArgument,
+                   fmt::format("token {} is outside the vocabulary of {}", token, vocabulary));
   return {};
 }
 
@@ -163,7 +191,9 @@ void Hop::on_prompt(PeerId from, const wire::Prompt& prompt) {
   if (!sequence.first() || sequence.next_position != 0 ||
       prompt.tokens.size() != sequence.prompt_tokens)
     return fail({prompt.sequence},
-                Error(Code::kInternal, "a prompt arrived that this stage did not expect"));
+                Error(Code::kCorrupt, "a prompt arrived that this stage did not expect"));
+  if (const Result<void> known = check_tokens(prompt.tokens); !known.ok())
+    return fail({prompt.sequence}, known.error());
   enqueue(prompt.sequence, sequence, prompt.tokens, Buffer());
   pump();
 }
@@ -176,7 +206,8 @@ void Hop::on_tokens(PeerId from, const wire::Tokens& tokens) {
     if (!sequence.first() || sequence.stages.back().node != from ||
         row.finish != wire::Finish::kNone)
       continue;
-    const Result<void> fits = check_row(sequence, row.position);
+    Result<void> fits = check_row(sequence, row.position);
+    if (fits.ok()) fits = check_tokens({row.token});
     if (fits.ok())
       enqueue(row.sequence, sequence, {row.token}, Buffer());
     else
@@ -195,16 +226,19 @@ void Hop::on_step(PeerId from, wire::StepMessage step) {
     const auto found = sequences_.find(id);
     if (found == sequences_.end() || found->second.closing) continue;  // closed meanwhile
     Sequence& sequence = found->second;
+    // Nobody but the stage before may touch a sequence, not even to end it.
+    if (sequence.first() || sequence.stages[sequence.index - 1].node != from) {
+      env_.events.warn("rows.stray", {{"peer", from.short_name()}, {"sequence", to_hex(id.value)}});
+      continue;
+    }
     Result<void> fits;
-    if (sequence.first() || sequence.stages[sequence.index - 1].node != from ||
-        sequence.route != step.route)
-      fits = Error(Code::kInternal,
-                   "rows came from a node that is not the stage before on this route");
+    if (sequence.route != step.route)
+      fits = Error(Code::kCorrupt, "rows arrived for another route than the sequence has");
     std::vector<TokenId> tokens;
     for (std::size_t row = begin; row < end_row && fits.ok(); ++row) {
       fits = check_row(sequence, step.rows[row].position - static_cast<std::uint32_t>(row - begin));
       if (fits.ok() && step.rows[row].position >= sequence.positions_max)
-        fits = Error(Code::kInternal, "rows beyond the reserved positions");
+        fits = Error(Code::kCorrupt, "rows beyond the reserved positions");
       tokens.push_back(step.rows[row].token);
     }
     if (!fits.ok()) {
@@ -359,11 +393,10 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
   for (const auto& [peer, tokens] : by_peer) {
     const Result<void> sent = env_.transport.send(peer, wire::encode(tokens));
     if (sent.ok()) continue;
-    // Without its token stage 0 would wait for ever.
+    // Without this token the sequence would stand still until its deadline.
     std::vector<SequenceId> stuck;
-    for (const wire::TokenRow& row : tokens.rows)
-      if (row.finish == wire::Finish::kNone) stuck.push_back(row.sequence);
-    fail(stuck, Error(Code::kUnavailable, fmt::format("tokens cannot be sent to node {}: {}",
+    for (const wire::TokenRow& row : tokens.rows) stuck.push_back(row.sequence);
+    fail(stuck, Error(Code::kUnavailable, fmt::format("a token cannot be returned to node {}: {}",
                                                       peer.short_name(), sent.error().message)));
   }
 }

@@ -50,10 +50,12 @@ class Hop {
   void on_step(PeerId from, wire::StepMessage step);
   void on_tokens(PeerId from, const wire::Tokens& tokens);  // as stage 0
   void on_close(PeerId from, const wire::Close& close);
-  // The link to a node is gone. Sequences that it is the entry of end here. Those that exchange
-  // rows or tokens with it fail to their entry, which may still be linked with both: what was on
-  // its way is lost, and nobody would send it again.
+  // The link to this peer is lost. Sequences that it entered end here; those whose rows or tokens
+  // pass between it and this stage end with a typed error to their entry, which may still be
+  // linked to both and would wait in vain for what the link has lost.
   void on_peer_down(PeerId peer);
+  // Ends sequences whose entry has not closed them long after its own deadline.
+  void tick(Instant now);
   // Ends every sequence with a typed error to its entry.
   void fail_all(const Error& why);
 
@@ -74,13 +76,15 @@ class Hop {
     std::uint32_t new_tokens_max = 0;
     std::vector<TokenId> stop_ids;
     std::uint32_t next_position = 0;  // of the next row to arrive
-    bool closing = false;             // closed while a step with its rows is in flight
+    Instant opened;
+    bool closing = false;  // closed while a step with its rows is in flight
     bool first() const { return index == 0; }
     bool last() const { return index + 1 == stages.size(); }
-    // Whether rows or tokens of this sequence pass between this stage and that node.
-    bool next_to(PeerId node) const {
-      const std::size_t n = stages.size();
-      return stages[(index + 1) % n].node == node || stages[(index + n - 1) % n].node == node;
+    // Whether rows or tokens pass between this stage and `peer`; the ring closes from last to
+    // first.
+    bool neighbour(PeerId peer) const {
+      return stages[(index + 1) % stages.size()].node == peer ||
+             stages[(index + stages.size() - 1) % stages.size()].node == peer;
     }
   };
 
@@ -93,6 +97,7 @@ class Hop {
 
   Result<std::size_t> check_open(const wire::Open& open) const;
   void reply(PeerId to, SequenceId sequence, std::optional<Error> refused);
+  Result<void> check_tokens(const std::vector<TokenId>& tokens) const;
   Result<void> check_row(const Sequence& sequence, std::uint32_t position) const;
   void enqueue(SequenceId id, Sequence& sequence, const std::vector<TokenId>& tokens,
                Buffer hidden);
