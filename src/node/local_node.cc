@@ -97,8 +97,7 @@ Result<void> LocalNode::Impl::open_device() {
   backend_info = backend->info();
   self_test = backend->self_test();
   memory = options.memory > 0 ? options.memory : available_memory() / 10 * 8;
-  progress(fmt::format("✓ this machine   {}, {} threads, {:.1f} GB for the model",
-                       device_text(backend_info), backend_info.threads,
+  progress(fmt::format("✓ this machine   {}, {:.1f} GB for the model", device_text(backend_info),
                        static_cast<double>(memory) / 1e9));
   return {};
 }
@@ -128,6 +127,7 @@ void LocalNode::Impl::make_node() {
   const std::string id_text = credentials->identity().id().to_string();
   // Several nodes of one machine, or equal host names, must not look alike in a sentence.
   config.name = options.name.empty() ? host_name() + "-" + id_text.substr(0, 4) : options.name;
+  config.cluster = credentials->cluster();
   config.certificate = credentials->own_certificate(loop.unix_milliseconds());
   config.engine = {std::string(engine_version()), backend_info.numeric_class, self_test};
   config.addresses = options.advertise;
@@ -143,13 +143,13 @@ void LocalNode::Impl::make_node() {
   if (options.take_model_from_mesh)
     node_hooks.model_wanted = [this](const wire::ModelIdentity& wanted) { look_for_model(wanted); };
   node_hooks.refused = [this](const std::string& sentence) {
-    progress("✗ " + sentence);
     // With no other link there is no mesh to be in.
     const auto& members = node->membership().members();
     const bool linked =
         std::any_of(members.begin(), members.end(), [](const auto& m) { return m.second.alive; });
     if (!options.peers.empty() && !linked && hooks.fatal)
-      hooks.fatal(Error(Code::kPermissionDenied, sentence));
+      return hooks.fatal(Error(Code::kPermissionDenied, sentence));
+    progress("✗ " + sentence);
   };
   node = std::make_unique<MeshNode>(*env, *credentials, std::move(config), std::move(node_hooks));
   serving = std::make_unique<Serving>(*env, *node, *blocking);

@@ -109,11 +109,13 @@ TEST_F(BrowserTest, TellsWhenANodeGoesAndWhenItsOwnNodeGoes) {
                         "document.querySelectorAll('.node.gap').length === 1",
                         seconds(15)))
       << text("body");
-  EXPECT_NE(text("#missing").find("layers 3"), std::string::npos) << text("#missing");
+  EXPECT_NE(text("#missing").find("layers 3–5"), std::string::npos) << text("#missing");
+  EXPECT_EQ(texts("#ruler span"), Json({"0–2", "3–5", "6–7"}));
+  EXPECT_EQ(texts(".node.lost h3"), Json({"node1"}));
   EXPECT_EQ(page_->take_problems(), std::vector<std::string>{});
   shoot("desktop-missing");
   ask("What is 17 + 25?");
-  EXPECT_NE(text(".turn .error").find("layers 3:6"), std::string::npos) << text("#log");
+  EXPECT_NE(text(".turn .error").find("layers 3–5"), std::string::npos) << text("#log");
   shoot("desktop-refused");
 
   mesh_[0]->process().signal(SIGKILL);
