@@ -192,11 +192,14 @@ std::string complaint(const std::vector<std::string>& words, const std::vector<s
   };
   if (given.front().rfind('-', 0) != 0 && !known(given.front()))
     return fmt::format("there is no verb '{}'", given.front());
-  if (error.get_name() == "ExtrasError") {
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
     for (const std::string& word : given)
       if (word.rfind("--", 0) == 0 && !known(word))
         return fmt::format("{} has no flag {}", given.front(), word.substr(0, word.find('=')));
   }
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError) &&
+      given.front().rfind('-', 0) == 0)
+    return "a verb is missing";
   std::string text = error.what();
   constexpr std::string_view kUnreadable = "Could not convert: ";
   if (text.rfind(kUnreadable, 0) == 0)

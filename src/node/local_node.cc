@@ -59,6 +59,7 @@ struct LocalNode::Impl {
   std::unique_ptr<Serving> serving;
   std::string http;
   env::Address bound;
+  std::vector<env::Address> reachable;  // what others are told; empty: no peers
   env::TimerHandle status_timer;
   bool stopped = false;
 
@@ -67,6 +68,7 @@ struct LocalNode::Impl {
   }
   Result<void> open_device();
   Result<void> open_transport();
+  void choose_reachable();
   void make_node();
   Result<void> adopt_model(OpenedModel opened);
   void look_for_model(const wire::ModelIdentity& wanted);
@@ -130,8 +132,7 @@ void LocalNode::Impl::make_node() {
   config.cluster = credentials->cluster();
   config.certificate = credentials->own_certificate(loop.unix_milliseconds());
   config.engine = {std::string(engine_version()), backend_info.numeric_class, self_test};
-  config.addresses = options.advertise;
-  if (config.addresses.empty() && bound.port != 0) config.addresses = {bound.to_string()};
+  for (const env::Address& address : reachable) config.addresses.push_back(address.to_string());
   config.http = http;
   config.device = device_text(backend_info);
   config.seeds = options.peers;
@@ -212,6 +213,7 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
     MESH_ASSIGN_OR_RETURN(opened, open_local_model(node.options.model, node.options.hub));
   }
   MESH_RETURN_IF_ERROR(node.open_transport());
+  node.choose_reachable();
   node.blocking = std::make_unique<env::BlockingPool>(2);
   node.loop.start();
   Result<void> made;
@@ -222,6 +224,22 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   std::unique_ptr<LocalNode> out(new LocalNode(std::move(impl)));
   if (!made.ok()) return made.error();
   return out;
+}
+
+// An address that stands for all interfaces means something else on every machine: others are told
+// the interfaces' own.
+void LocalNode::Impl::choose_reachable() {
+  for (const std::string& text : options.advertise)
+    if (const Result<env::Address> address = env::Address::parse(text); address.ok())
+      reachable.push_back(*address);
+  if (!reachable.empty() || bound.port == 0) return;
+  const bool all_v4 = bound.host == "0.0.0.0", all = bound.host == "::";
+  if (all_v4 || all)
+    for (const std::string& host : interface_addresses())
+      if ((all || host.find(':') == std::string::npos) &&
+          reachable.size() < limits::kAddressesPerPeer)
+        reachable.push_back({host, bound.port});
+  if (reachable.empty()) reachable = {bound};
 }
 
 LocalNode::LocalNode(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -242,7 +260,7 @@ Events& LocalNode::events() {
   return *impl_->events;
 }
 env::Address LocalNode::peer_address() const {
-  return impl_->bound;
+  return impl_->reachable.empty() ? impl_->bound : impl_->reachable.front();
 }
 PeerId LocalNode::id() const {
   return impl_->credentials->identity().id();
