@@ -269,8 +269,11 @@ void ApiServer::Routes::not_found(const Call& call) const {
                                             "/v1/chat/completions and /v1/models.",
                                             path)));
   }
-  call.fail(make_error(404, "not_found_error", "not_found",
-                       fmt::format("OpenAI routes live under /v1. You called {}.", path)));
+  call.fail(make_error(
+      404, "not_found_error", "not_found",
+      fmt::format("There is no {} here; see POST /v1/chat/completions, GET /v1/models and "
+                  "GET /mesh/status.",
+                  path)));
 }
 
 void ApiServer::Routes::model(Call& call) {

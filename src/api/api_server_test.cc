@@ -438,7 +438,8 @@ TEST_F(ApiServerTest, NamesWrongRoutesAndMethods) {
   TestResponse response = client.request("POST", "/chat/completion", "{}");
   EXPECT_EQ(response.status, 404);
   EXPECT_EQ(error_of(response)["message"],
-            "OpenAI routes live under /v1. You called /chat/completion.");
+            "There is no /chat/completion here; see POST /v1/chat/completions, GET /v1/models and "
+            "GET /mesh/status.");
   response = client.request("POST", "/v1/embeddings", "{}");
   EXPECT_EQ(response.status, 404);
   EXPECT_EQ(error_of(response)["code"], "not_built");

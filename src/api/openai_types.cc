@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -246,13 +247,14 @@ Problem check_message(const std::string& where, const Json& message) {
                fmt::format("{}.role must be system, developer, user, assistant or tool; got {}.",
                            where, found(*role)));
   const auto content = message.find("content");
+  const bool may_be_empty = *role == "assistant";  // tool calls only
   if (content == message.end()) {
-    if (*role == "assistant") return std::nullopt;  // tool calls only
+    if (may_be_empty) return std::nullopt;
     return bad(where + ".content", where + ".content is missing.");
   }
-  if (content->is_string() || content->is_null()) return std::nullopt;
+  if (content->is_string() || (content->is_null() && may_be_empty)) return std::nullopt;
   if (!content->is_array())
-    return wrong_type(where + ".content", "a string, null or a list of text parts", *content);
+    return wrong_type(where + ".content", "a string or a list of text parts", *content);
   for (std::size_t i = 0; i < content->size(); ++i)
     if (auto problem = check_content_part(fmt::format("{}.content[{}]", where, i), (*content)[i]))
       return problem;
@@ -271,6 +273,25 @@ Problem check_messages(const Json& body) {
     if (auto problem = check_message(fmt::format("messages[{}]", i), (*messages)[i]))
       return problem;
   return std::nullopt;
+}
+
+// The messages for the chat template: the text as it was sent, unless a content is a list of parts
+// or null. Templates of text models add content to strings, so parts are joined by line feeds and
+// null is the empty text, as other servers do.
+std::string template_messages(std::string_view raw) {
+  Ordered messages = Ordered::parse(raw);
+  bool changed = false;
+  for (Ordered& message : messages) {
+    const auto content = message.find("content");
+    if (content == message.end() || content->is_string()) continue;
+    std::string text;
+    if (content->is_array())
+      for (std::size_t i = 0; i < content->size(); ++i)
+        text += (i > 0 ? "\n" : "") + (*content)[i]["text"].get<std::string>();
+    *content = text;
+    changed = true;
+  }
+  return changed ? dump(messages) : std::string(raw);
 }
 
 Problem read_max_tokens(const Json& body, std::optional<std::uint32_t>& out) {
@@ -326,7 +347,7 @@ Problem read_rest(const Json& body, std::string_view text, ChatRequest& out) {
     if (!kwargs->is_object()) return wrong_type("chat_template_kwargs", "an object", *kwargs);
     out.generate.template_json = std::string(raw.at("chat_template_kwargs"));
   }
-  out.generate.messages_json = std::string(raw.at("messages"));
+  out.generate.messages_json = template_messages(raw.at("messages"));
   return std::nullopt;
 }
 
@@ -337,6 +358,10 @@ Ordered usage_object(const node::Usage& usage) {
           {"prompt_tokens_details", {{"cached_tokens", 0}}}};
 }
 
+double thousandths(double value) {
+  return std::round(value * 1e3) / 1e3;
+}
+
 // Named as llama.cpp names them.
 Ordered timings_object(const node::Usage& usage, const node::Timings& timings) {
   const double generation_s = to_seconds(timings.generation);
@@ -345,10 +370,10 @@ Ordered timings_object(const node::Usage& usage, const node::Timings& timings) {
                            ? (usage.completion_tokens - 1) / generation_s
                            : 0.0;
   return {{"prompt_n", usage.prompt_tokens},
-          {"prompt_ms", to_milliseconds(timings.prompt)},
+          {"prompt_ms", thousandths(to_milliseconds(timings.prompt))},
           {"predicted_n", usage.completion_tokens},
-          {"predicted_ms", to_milliseconds(timings.generation)},
-          {"predicted_per_second", per_s}};
+          {"predicted_ms", thousandths(to_milliseconds(timings.generation))},
+          {"predicted_per_second", thousandths(per_s)}};
 }
 
 const char* reason_name(node::FinishReason reason) {
@@ -406,11 +431,19 @@ ApiError unavailable_error(const node::MeshStatus& status, std::string_view why)
     return out;
   }
   out.code = status.missing.empty() ? "model_loading" : "cluster_incomplete";
-  out.message = status.missing.empty() ? std::string(why)
-                                       : fmt::format("No node serves the layers {} of {}.",
-                                                     missing_text(status), status.model);
-  if (!status.missing.empty() && !why.empty()) out.message += " " + std::string(why);
-  if (!status.waiting_for.empty() && status.waiting_for != why)
+  const std::string layers = missing_text(status);
+  const auto names_layers = [&](std::string_view text) {
+    return !layers.empty() && text.find(layers) != std::string_view::npos;
+  };
+  if (status.missing.empty()) {
+    out.message = std::string(why);
+  } else if (names_layers(why)) {
+    out.message = fmt::format("{} is not complete: {}", status.model, why);
+  } else {
+    out.message = fmt::format("No node serves the layers {} of {}.{}{}", layers, status.model,
+                              why.empty() ? "" : " ", why);
+  }
+  if (!status.waiting_for.empty() && status.waiting_for != why && !names_layers(status.waiting_for))
     out.message += " Waiting for: " + status.waiting_for;
   return out;
 }
@@ -460,11 +493,17 @@ ApiError error_from_mesh(const Error& error, const node::MeshStatus& status,
 std::variant<ChatRequest, ApiError> parse_chat_request(std::string_view body) {
   if (json_deeper_than(body, limits::kRequestJsonDepth))
     return bad(
-        "", fmt::format("the JSON body nests deeper than {} levels.", limits::kRequestJsonDepth));
-  const Json json = Json::parse(body, nullptr, false);
-  if (json.is_discarded()) return bad("", "the body is not valid JSON (in UTF-8).");
+        "", fmt::format("The JSON body nests deeper than {} levels.", limits::kRequestJsonDepth));
+  if (body.empty()) return bad("", "The body is empty; send a JSON object with \"messages\".");
+  Json json;
+  try {
+    json = Json::parse(body);
+  } catch (const Json::parse_error& error) {
+    return bad("", fmt::format("The body is not valid JSON in UTF-8: see byte {} of {}.",
+                               std::min(error.byte, body.size()), body.size()));
+  }
   if (!json.is_object())
-    return bad("", fmt::format("the body must be a JSON object; got {}.", found(json)));
+    return bad("", fmt::format("The body must be a JSON object; got {}.", found(json)));
   ChatRequest out;
   if (auto problem = check_messages(json)) return *problem;
   if (auto problem = read_max_tokens(json, out.generate.max_tokens)) return *problem;

@@ -207,6 +207,7 @@ TEST(ChatRequest, ChecksMessages) {
       {R"({"messages":[{"role":5,"content":"x"}]})", "messages[0].role", "got 5"},
       {R"({"messages":[{"role":"user"}]})", "messages[0].content", "missing"},
       {R"({"messages":[{"role":"user","content":5}]})", "messages[0].content", "got 5"},
+      {R"({"messages":[{"role":"user","content":null}]})", "messages[0].content", "got null"},
       {R"({"messages":[{"role":"user","content":["x"]}]})", "messages[0].content[0]", "object"},
       {R"({"messages":[{"role":"user","content":"a"},{"role":"user","content":)"
        R"([{"type":"text","text":"x"},{"type":"image_url","image_url":{"url":"data:,"}}]}]})",
@@ -229,6 +230,22 @@ TEST(ChatRequest, ChecksMessages) {
         R"({"role":"tool","content":"d","tool_call_id":"x"}]})",
         R"({"messages":[{"role":"user","content":[]}]})"})
     accepted(good);
+}
+
+TEST(ChatRequest, GivesTheTemplateTextWhereTheClientSentPartsOrNull) {
+  const ChatRequest request = accepted(
+      R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"},)"
+      R"({"type":"text","text":"b"}],"name":"n"},{"role":"assistant","content":null,"x":1},)"
+      R"({"role":"user","content":[]}]})");
+  EXPECT_EQ(request.generate.messages_json,
+            R"([{"role":"user","content":"a\nb","name":"n"},)"
+            R"({"role":"assistant","content":"","x":1},{"role":"user","content":""}])");
+}
+
+TEST(ChatRequest, SaysWhereTheJsonIsBroken) {
+  EXPECT_EQ(refused("").message, "The body is empty; send a JSON object with \"messages\".");
+  EXPECT_EQ(refused(R"({"messages":[}")").message,
+            "The body is not valid JSON in UTF-8: see byte 14 of 15.");
 }
 
 TEST(ChatRequest, RefusesWhatIsNoJsonObject) {
@@ -315,6 +332,12 @@ TEST(MeshErrors, MapToStatusTypeAndCode) {
   EXPECT_GT(incomplete.retry_after_s, 0u);
   EXPECT_NE(incomplete.message.find("3:6, 8:9"), std::string::npos);
   EXPECT_NE(incomplete.message.find("one more node"), std::string::npos);
+
+  status.model = "m";
+  status.missing = {{3, 6}};
+  status.waiting_for = "layers 3:6 have no ready node";
+  EXPECT_EQ(unavailable_error(status, status.waiting_for).message,
+            "m is not complete: layers 3:6 have no ready node");
 }
 
 TEST(Answers, TextFrameIsTheSameAsADocument) {

@@ -144,9 +144,38 @@ Result<bool> turn(const ChatOptions& options, Json& messages, const std::string&
 constexpr const char* kHelp =
     "  /new forgets the conversation, /stats switches figures on and off, /quit leaves\n";
 
+int failed_request(const Error& why) {
+  std::fprintf(stderr, "✗ %s\n", why.message.c_str());
+  if (why.code == Code::kInvalidArgument) return kUsage;
+  return why.message.rfind("no node answers", 0) == 0 ? kUnreachable : kFailed;
+}
+
+// Who will answer, said before the first question is typed.
+Result<std::string> greeting(const TargetOptions& target) {
+  MESH_ASSIGN_OR_RETURN(const HttpReply reply, http_request(target, "/mesh/status"));
+  if (reply.status != 200) return Error(Code::kUnavailable, error_sentence(reply));
+  const Json status = Json::parse(reply.body, nullptr, false);
+  try {
+    const std::string model = status.at("model").at("name");
+    const std::size_t nodes = status.at("nodes").size();
+    std::string text =
+        fmt::format("{} on {} node{}; /help lists commands, Ctrl-D leaves.\n",
+                    model.empty() ? "No model yet" : model, nodes, nodes == 1 ? "" : "s");
+    if (!status.at("mesh").at("ready").get<bool>())
+      text += fmt::format("  (not ready: {})\n",
+                          status.at("mesh").at("waiting_for").get<std::string>());
+    return text;
+  } catch (const Json::exception&) {
+    return Error(Code::kUnavailable,
+                 "the answer is not a mesh status; is that a toolkit-mesh node?");
+  }
+}
+
 int converse(ChatOptions options) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  if (terminal) std::printf("Chat with the mesh; /help lists commands, Ctrl-D leaves.\n");
+  const Result<std::string> hello = greeting(options.target);
+  if (!hello.ok()) return failed_request(hello.error());
+  if (terminal) std::printf("%s", hello->c_str());
   Json messages = Json::array();
   std::string line;
   bool failed = false;
@@ -192,8 +221,7 @@ int run_chat(const ChatOptions& options) {
   const Result<bool> ok = turn(options, messages, options.once, options.stats);
   if (interrupted != 0) return kInterrupted;
   if (ok.ok()) return *ok ? kDone : kFailed;
-  std::fprintf(stderr, "✗ %s\n", ok.error().message.c_str());
-  return ok.error().message.rfind("no node answers", 0) == 0 ? kUnreachable : kFailed;
+  return failed_request(ok.error());
 }
 
 }  // namespace mesh::cli

@@ -194,8 +194,14 @@ void print_urls(const NodeOptions& o, const node::LocalNode& node, const std::st
   if (o.verb != NodeVerb::kServe)
     fmt::print("  Add a node  toolkit-mesh join {}    (with this mesh's cluster.key)\n",
                node.peer_address().to_string());
-  fmt::print("  Try         toolkit-mesh chat\n");
+  fmt::print("  Try         toolkit-mesh chat --port {}\n", http.substr(http.rfind(':') + 1));
   std::fflush(stdout);
+}
+
+// As the page and `status` show layers: the last one included.
+std::string shown(LayerRange layers) {
+  return layers.size() == 1 ? fmt::format("{}", layers.begin)
+                            : fmt::format("{}–{}", layers.begin, layers.end - 1);
 }
 
 // Prints "ready" and later changes of readiness, until a signal comes.
@@ -210,8 +216,7 @@ void watch(node::Gateway& gateway, const sigset_t& signals) {
       std::string layout;
       for (const node::NodeStatus& n : status.nodes)
         if (!n.layers.empty() && n.state == "ready")
-          layout += fmt::format("{}{} {}–{}", layout.empty() ? "" : " → ", n.name, n.layers.begin,
-                                n.layers.end - 1);
+          layout += fmt::format("{}{} {}", layout.empty() ? "" : " → ", n.name, shown(n.layers));
       fmt::print("✓ ready          {}: {}\n", status.model, layout);
       said.clear();
     } else if (!status.ready && status.waiting_for != said) {
@@ -232,6 +237,10 @@ void second_signal_kills(const sigset_t& signals) {
 }
 
 Result<void> serve_until_signal(const NodeOptions& o, const sigset_t& signals) {
+  if (o.verb == NodeVerb::kJoin && o.peers.empty())
+    return Error(Code::kInvalidArgument,
+                 "join needs the address of a node of the mesh, as that node printed it: "
+                 "toolkit-mesh join HOST:8643 --cluster-key-file cluster.key");
   MESH_ASSIGN_OR_RETURN(const std::string data_dir, data_directory(o.data_dir));
   MESH_ASSIGN_OR_RETURN(NodeDirectory directory, NodeDirectory::claim(data_dir));
   MESH_ASSIGN_OR_RETURN(node::LocalNodeOptions local, local_options(o, data_dir, directory.path()));

@@ -61,13 +61,19 @@ void print_table(const Json& status) {
   }
 }
 
+int unreachable(const Error& why) {
+  fmt::print(stderr, "✗ {}\n", why.message);
+  return why.code == Code::kInvalidArgument ? kUsage : kUnreachable;
+}
+
 // Counters reach a node by gossip within a second; so a mismatch gets a few looks.
 int check(const StatusOptions& options) {
   std::string why;
   for (int attempt = 0; attempt < 20; ++attempt) {
     const Result<HttpReply> reply = http_request(options.target, "/mesh/status");
-    if (!reply.ok() || reply->status != 200) {
-      why = reply.ok() ? error_sentence(*reply) : reply.error().message;
+    if (!reply.ok()) return unreachable(reply.error());
+    if (reply->status != 200) {
+      why = error_sentence(*reply);
     } else {
       const Result<std::string> covered = check_coverage(reply->body);
       if (covered.ok()) {
@@ -87,10 +93,7 @@ int check(const StatusOptions& options) {
 int run_status(const StatusOptions& options) {
   if (options.check_coverage) return check(options);
   const Result<HttpReply> reply = http_request(options.target, "/mesh/status");
-  if (!reply.ok()) {
-    fmt::print(stderr, "✗ {}\n", reply.error().message);
-    return kUnreachable;
-  }
+  if (!reply.ok()) return unreachable(reply.error());
   if (reply->status != 200) {
     fmt::print(stderr, "✗ {}\n", error_sentence(*reply));
     return kFailed;

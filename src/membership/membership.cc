@@ -203,7 +203,7 @@ bool Membership::compatible(Instant now, std::int64_t unix_ms, PeerId from,
         return to_hex(as_bytes(s.hello.certificate.cluster_key)).substr(0, 8);
       };
       return fmt::format(
-          "{} belongs to cluster {}, {} to cluster {}: join one of them with an invitation",
+          "{} belongs to cluster {}, {} to cluster {}: the same cluster.key is needed on both",
           me.label, cluster(me), other.label, cluster(other));
     });
   if (const auto valid = config_.verifier->certificate(hello.certificate, from, unix_ms);

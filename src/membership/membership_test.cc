@@ -164,9 +164,9 @@ TEST(Membership, RefusalsNameBothSides) {
          h.certificate = FakeVerifier::issue(std::string(32, 'D'), id(1), kUnix + 1);
        },
        "this node belongs to cluster 43434343, " + a +
-           " to cluster 44444444: join one of them with an invitation",
+           " to cluster 44444444: the same cluster.key is needed on both",
        "this node belongs to cluster 44444444, " + e +
-           " to cluster 43434343: join one of them with an invitation"},
+           " to cluster 43434343: the same cluster.key is needed on both"},
       {"expired",
        [](wire::Hello& h) { h.certificate = FakeVerifier::issue(kCluster, id(1), kUnix - 1); },
        "this node does not admit " + a + ": its certificate has expired",

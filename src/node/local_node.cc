@@ -62,6 +62,7 @@ struct LocalNode::Impl {
   std::unique_ptr<Serving> serving;
   std::string http;
   env::Address bound;
+  std::vector<env::Address> reachable;  // what others are told; empty: no peers
   env::TimerHandle status_timer;
   bool stopped = false;
 
@@ -70,6 +71,7 @@ struct LocalNode::Impl {
   }
   Result<void> open_device();
   Result<void> open_transport();
+  void choose_reachable();
   void make_node();
   Result<void> adopt_model(OpenedModel opened, std::shared_ptr<const TextService> text);
   void look_for_model(const wire::ModelIdentity& wanted);
@@ -100,8 +102,7 @@ Result<void> LocalNode::Impl::open_device() {
   backend_info = backend->info();
   self_test = backend->self_test();
   memory = options.memory > 0 ? options.memory : available_memory() / 10 * 8;
-  progress(fmt::format("✓ this machine   {}, {} threads, {:.1f} GB for the model",
-                       device_text(backend_info), backend_info.threads,
+  progress(fmt::format("✓ this machine   {}, {:.1f} GB for the model", device_text(backend_info),
                        static_cast<double>(memory) / 1e9));
   return {};
 }
@@ -131,10 +132,10 @@ void LocalNode::Impl::make_node() {
   const std::string id_text = credentials->identity().id().to_string();
   // Several nodes of one machine, or equal host names, must not look alike in a sentence.
   config.name = options.name.empty() ? host_name() + "-" + id_text.substr(0, 4) : options.name;
+  config.cluster = credentials->cluster();
   config.certificate = credentials->own_certificate(loop.unix_milliseconds());
   config.engine = {std::string(engine_version()), backend_info.numeric_class, self_test};
-  config.addresses = options.advertise;
-  if (config.addresses.empty() && bound.port != 0) config.addresses = {bound.to_string()};
+  for (const env::Address& address : reachable) config.addresses.push_back(address.to_string());
   config.http = http;
   config.device = device_text(backend_info);
   config.seeds = options.peers;
@@ -146,13 +147,13 @@ void LocalNode::Impl::make_node() {
   if (options.take_model_from_mesh)
     node_hooks.model_wanted = [this](const wire::ModelIdentity& wanted) { look_for_model(wanted); };
   node_hooks.refused = [this](const std::string& sentence, bool by_seed) {
-    progress("✗ " + sentence);
-    if (!by_seed) return;  // a stranger must not be able to end this node
-    // With no other link there is no mesh to be in.
+    // With no other link there is no mesh to be in; but a stranger must not be able to end this node.
     const auto& members = node->membership().members();
     const bool linked =
         std::any_of(members.begin(), members.end(), [](const auto& m) { return m.second.alive; });
-    if (!linked && hooks.fatal) hooks.fatal(Error(Code::kPermissionDenied, sentence));
+    if (by_seed && !linked && hooks.fatal)
+      return hooks.fatal(Error(Code::kPermissionDenied, sentence));
+    progress("✗ " + sentence);
   };
   // Whoever hears of a lost stage may ask /ready at once.
   node_hooks.changed = [this] {
@@ -237,6 +238,7 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
     MESH_ASSIGN_OR_RETURN(text, TextService::create(opened->files));
   }
   MESH_RETURN_IF_ERROR(node.open_transport());
+  node.choose_reachable();
   node.blocking = std::make_unique<env::BlockingPool>(2);
   node.loop.start();
   Result<void> made;
@@ -247,6 +249,22 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   std::unique_ptr<LocalNode> out(new LocalNode(std::move(impl)));
   if (!made.ok()) return made.error();
   return out;
+}
+
+// An address that stands for all interfaces means something else on every machine: others are told
+// the interfaces' own.
+void LocalNode::Impl::choose_reachable() {
+  for (const std::string& text : options.advertise)
+    if (const Result<env::Address> address = env::Address::parse(text); address.ok())
+      reachable.push_back(*address);
+  if (!reachable.empty() || bound.port == 0) return;
+  const bool all_v4 = bound.host == "0.0.0.0", all = bound.host == "::";
+  if (all_v4 || all)
+    for (const std::string& host : interface_addresses())
+      if ((all || host.find(':') == std::string::npos) &&
+          reachable.size() < limits::kAddressesPerPeer)
+        reachable.push_back({host, bound.port});
+  if (reachable.empty()) reachable = {bound};
 }
 
 LocalNode::LocalNode(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -267,7 +285,7 @@ Events& LocalNode::events() {
   return *impl_->events;
 }
 env::Address LocalNode::peer_address() const {
-  return impl_->bound;
+  return impl_->reachable.empty() ? impl_->bound : impl_->reachable.front();
 }
 PeerId LocalNode::id() const {
   return impl_->credentials->identity().id();

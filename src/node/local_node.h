@@ -61,7 +61,7 @@ class LocalNode {
   env::Clock& clock();
   env::Random& random();
   Events& events();
-  env::Address peer_address() const;  // as bound
+  env::Address peer_address() const;  // the first that it tells others; port 0: none
   PeerId id() const;
   std::string cluster() const;  // short id
   // Joins the mesh: dials the peers, takes part in planning. `http`: where the API listens, for

@@ -1,8 +1,15 @@
 #include "node/machine.h"
 
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <thread>
 
@@ -36,6 +43,29 @@ std::string host_name() {
 int core_count() {
   const unsigned cores = std::thread::hardware_concurrency();
   return cores > 0 ? static_cast<int>(cores) : 1;
+}
+
+std::vector<std::string> interface_addresses() {
+  ifaddrs* first = nullptr;
+  if (::getifaddrs(&first) != 0) return {};
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(first, ::freeifaddrs);
+  std::vector<std::string> v4, v6;
+  for (const ifaddrs* at = first; at != nullptr; at = at->ifa_next) {
+    if (at->ifa_addr == nullptr || (at->ifa_flags & IFF_UP) == 0) continue;
+    if ((at->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    char text[INET6_ADDRSTRLEN] = {};
+    if (at->ifa_addr->sa_family == AF_INET) {
+      const auto* ip = reinterpret_cast<const sockaddr_in*>(at->ifa_addr);
+      if ((ntohl(ip->sin_addr.s_addr) >> 16) == 0xA9FE) continue;  // 169.254.0.0/16
+      if (::inet_ntop(AF_INET, &ip->sin_addr, text, sizeof text) != nullptr) v4.push_back(text);
+    } else if (at->ifa_addr->sa_family == AF_INET6) {
+      const auto* ip = reinterpret_cast<const sockaddr_in6*>(at->ifa_addr);
+      if (IN6_IS_ADDR_LINKLOCAL(&ip->sin6_addr)) continue;
+      if (::inet_ntop(AF_INET6, &ip->sin6_addr, text, sizeof text) != nullptr) v6.push_back(text);
+    }
+  }
+  v4.insert(v4.end(), v6.begin(), v6.end());
+  return v4;
 }
 
 }  // namespace mesh::node

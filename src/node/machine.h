@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace mesh::node {
 
@@ -10,5 +11,8 @@ namespace mesh::node {
 std::uint64_t available_memory();
 std::string host_name();
 int core_count();
+// Addresses of this machine that others may reach: interfaces that are up, without loopback and
+// link-local ones; IPv4 before IPv6. Empty when there is none.
+std::vector<std::string> interface_addresses();
 
 }  // namespace mesh::node

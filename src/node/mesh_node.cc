@@ -391,8 +391,15 @@ NodeStatus MeshNode::node_status(const wire::NodeRecord& record,
   return out;
 }
 
+bool MeshNode::any_member_alive() const {
+  const auto& members = membership_.members();
+  return std::any_of(members.begin(), members.end(),
+                     [](const auto& entry) { return entry.second.alive; });
+}
+
 MeshStatus MeshNode::status() const {
   MeshStatus out;
+  out.cluster = config_.cluster;
   out.version = engine_version();
   out.numeric_class = config_.engine.numeric_class;
   out.self_test = config_.engine.self_test;
@@ -408,8 +415,14 @@ MeshStatus MeshNode::status() const {
     const Result<pipeline::RouteChoice> route = choose_route();
     out.ready = route.ok();
     if (!route.ok()) out.waiting_for = route.error().message;
+  } else if (!own_.problem.empty()) {
+    out.waiting_for = own_.problem;
+  } else if (!config_.seeds.empty() && !any_member_alive()) {
+    out.waiting_for =
+        fmt::format("no node of a mesh answers at {} yet (the peer port, usually 8643)",
+                    config_.seeds.front().to_string());
   } else {
-    out.waiting_for = own_.problem.empty() ? "the model is not known yet" : own_.problem;
+    out.waiting_for = "the model is not known yet";
   }
   out.nodes.push_back(node_status(own_, nullptr));
   for (const auto& [peer, member] : membership_.members())

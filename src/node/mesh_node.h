@@ -26,6 +26,7 @@ namespace mesh::node {
 
 struct NodeConfig {
   std::string name;
+  std::string cluster;  // short id, for the status
   wire::Certificate certificate;
   wire::EngineIdentity engine;
   std::vector<std::string> addresses;  // where this node accepts peers, host:port
@@ -104,6 +105,7 @@ class MeshNode : public env::TransportHandler {
   void begin_load();
   void loaded(Epoch epoch, Result<engine::LoadReport> report);
   void publish(bool counters_too);
+  bool any_member_alive() const;
   NodeStatus node_status(const wire::NodeRecord& record, const membership::Member* member) const;
 
   env::Env& env_;

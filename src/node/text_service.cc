@@ -33,8 +33,12 @@ Result<std::vector<TokenId>> TextService::encode_chat(const GenerateRequest& req
   inputs.bos_token = bos_;
   inputs.eos_token = eos_;
   inputs.unix_seconds = unix_seconds;
-  MESH_ASSIGN_OR_RETURN(const text::SpanText rendered, template_->render(inputs));
-  return tokenizer_->encode(rendered);
+  const Result<text::SpanText> rendered = template_->render(inputs);
+  if (!rendered.ok())
+    return Error(rendered.error().code,
+                 fmt::format("the model's chat template does not take these messages: {}",
+                             rendered.error().message));
+  return tokenizer_->encode(*rendered);
 }
 
 }  // namespace mesh::node

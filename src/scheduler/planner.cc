@@ -106,7 +106,7 @@ std::optional<wire::Plan> Planner::step(Instant now, const PlannerInput& input) 
     if (plan) made_ = plan->epoch;
   }
   if (waiting_for_.empty() && first && !plan) {
-    waiting_for_ = "waiting for a layer plan";
+    waiting_for_ = "waiting for the planner";
   } else if (waiting_for_.empty()) {
     std::uint32_t next = 0;
     std::vector<wire::StageAssignment> stages = plan ? plan->stages : input.plan.stages;

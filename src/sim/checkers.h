@@ -1,5 +1,5 @@
 #pragma once
-// Invariants that a simulation asserts (design: section 4). Each collects sentences; a run is good
+// Invariants that a simulation asserts (ARCHITECTURE.md, "Invariants"). Each collects sentences; a run is good
 // when violations() is empty at its end.
 
 #include <cstdint>

@@ -25,8 +25,8 @@ struct ChatInputs {
   std::int64_t unix_seconds = 0;  // what strftime_now tells, in UTC
 };
 
-// Immutable: many threads may render at once. Source: models.md section 5.1, Hugging Face chat
-// templates.
+// Immutable: many threads may render at once. Source: the chat templates of Hugging
+// Face transformers.
 class ChatTemplate {
  public:
   // Errors: invalid_argument "chat template: line N: …".

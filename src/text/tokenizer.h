@@ -18,7 +18,7 @@ namespace mesh::text {
 // Byte-pair encoding with everything around it: added tokens, normaliser, pre-tokeniser,
 // post-processor, decoder. Immutable after parse: every const member may be called by many threads
 // at once. The cache of short pieces lives in one call of encode, so there is nothing to lock.
-// Source: Hugging Face tokenizers 0.23; models.md section 4.
+// Source: Hugging Face tokenizers 0.23.
 class Tokenizer {
  public:
   struct EncodeOptions {

@@ -55,27 +55,6 @@ Streamed parse_stream(const std::string& body) {
   return out;
 }
 
-// `first` with its cluster key, and further nodes that join it.
-std::vector<std::unique_ptr<Node>> start_mesh(
-    const ScratchDir& scratch, int nodes, const std::vector<std::vector<std::string>>& extra = {}) {
-  std::vector<std::unique_ptr<Node>> mesh;
-  for (int i = 0; i < nodes; ++i) {
-    std::vector<std::string> arguments =
-        static_cast<std::size_t>(i) < extra.size() ? extra[i] : std::vector<std::string>{};
-    if (i == 0) {
-      arguments.insert(arguments.end(), {"--min-nodes", std::to_string(nodes)});
-    } else {
-      arguments.insert(arguments.end(), {"--peer", mesh[0]->peer(), "--cluster-key-file",
-                                         mesh[0]->data_dir() + "/cluster.key", "--min-nodes",
-                                         std::to_string(nodes)});
-    }
-    mesh.push_back(std::make_unique<Node>(scratch, "node" + std::to_string(i),
-                                          i == 0 ? "run" : "join", arguments));
-    EXPECT_TRUE(mesh.back()->listening()) << mesh.back()->process().output();
-  }
-  return mesh;
-}
-
 std::vector<Json> golden_chats() {
   std::ifstream file(MESH_POCKET "/golden.json");
   const Json all = Json::parse(file);

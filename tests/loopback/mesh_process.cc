@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -165,6 +166,25 @@ bool Node::ready(std::chrono::milliseconds deadline) {
 
 Reply Node::ask(const std::string& question, const std::string& extra) const {
   return http(url_ + "/v1/chat/completions", chat_body(question, extra));
+}
+
+std::vector<std::unique_ptr<Node>> start_mesh(const ScratchDir& scratch, int nodes,
+                                              const std::vector<std::vector<std::string>>& extra) {
+  std::vector<std::unique_ptr<Node>> mesh;
+  const std::string count = std::to_string(nodes);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(nodes); ++i) {
+    std::vector<std::string> arguments = i < extra.size() ? extra[i] : std::vector<std::string>{};
+    arguments.insert(arguments.end(), {"--min-nodes", count});
+    if (i > 0)
+      arguments.insert(arguments.end(), {"--peer", mesh[0]->peer(), "--cluster-key-file",
+                                         mesh[0]->data_dir() + "/cluster.key"});
+    mesh.push_back(std::make_unique<Node>(scratch, "node" + std::to_string(i),
+                                          i == 0 ? "run" : "join", arguments));
+    if (!mesh.back()->listening())
+      std::fprintf(stderr, "node%zu does not listen:\n%s\n", i,
+                   mesh.back()->process().output().c_str());
+  }
+  return mesh;
 }
 
 }  // namespace mesh::loopback

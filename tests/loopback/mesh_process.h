@@ -77,6 +77,11 @@ class Node {
   std::unique_ptr<MeshProcess> process_;
 };
 
+// Nodes node0, node1 … of one mesh: the first makes the cluster, the others join it. extra[i]:
+// further arguments of node i. A node that does not come up is not listening().
+std::vector<std::unique_ptr<Node>> start_mesh(
+    const ScratchDir& scratch, int nodes, const std::vector<std::vector<std::string>>& extra = {});
+
 std::string chat_body(const std::string& question, const std::string& extra = "");
 
 }  // namespace mesh::loopback

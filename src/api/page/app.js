@@ -19,6 +19,8 @@ const count = (n) => Number(n || 0).toLocaleString("en");
 const rate = (n) => (n >= 100 ? n.toFixed(0) : n.toFixed(1));
 const layers = (a, b) => (b - a === 1 ? `layer ${a}` : `layers ${a}–${b - 1}`);
 const layerSpan = (a, b) => (b - a === 1 ? `${a}` : `${a}–${b - 1}`);
+// The mesh writes half-open ranges ("layers 3:6"); the page counts as its cards do.
+const human = (text) => text.replace(/(layers )?\b(\d+):(\d+)\b/g, (_, word, a, b) => (word ? layers(+a, +b) : layerSpan(+a, +b)));
 
 // --- API key ---
 let key = "";
@@ -45,9 +47,11 @@ let lastStatus = "", failures = 0, timer = 0;
 
 function setText(id, text) { if ($(id).textContent !== text) $(id).textContent = text; }
 
+const isStage = (n) => n.layers[1] > n.layers[0] && n.state !== "lost";
+
 function nodeCard(n, hue, total) {
-  const [a, b] = n.layers, holds = b > a;
-  const card = el("li", "node " + (holds ? "stage" : "spare"));
+  const [a, b] = n.layers, holds = isStage(n);
+  const card = el("li", "node " + (holds ? "stage" : n.state === "lost" ? "spare lost" : "spare"));
   if (holds) { card.style.setProperty("--hue", hue); card.style.flexGrow = Math.max(1, (b - a) / total * 4); }
   const facts = el("dl", "");
   const fact = (name, value) => facts.append(el("dt", "", name), el("dd", "", value));
@@ -61,7 +65,7 @@ function nodeCard(n, hue, total) {
     el("h3", "", n.name || n.id.slice(0, 8), n.self ? el("em", "", "this node") : null),
     el("div", "row", el("strong", "", holds ? layers(a, b) : "no layers"), el("span", "pill " + (STATE_CLASS[n.state] || ""), n.state)),
     el("div", "device", n.device || "unknown device"), facts);
-  if (n.problem) card.append(el("p", "problem", n.problem));
+  if (n.problem) card.append(el("p", "problem", human(n.problem)));
   if (loading) {
     const bar = el("progress", "");
     bar.max = n.bytes_expected;
@@ -86,18 +90,18 @@ function draw(status) {
   setText("model", model.name || "no model yet");
   $("model").title = model.name ? `${model.layers} layers, context ${model.context}, fingerprint ${model.fingerprint}, class ${mesh.numeric_class}` : "";
   $("state").className = "pill " + (mesh.ready ? "good" : "warn");
-  setText("state", mesh.ready ? "ready" : mesh.missing_layers.length ? "missing layers " + mesh.missing_layers.join(", ") : "not ready");
+  setText("state", mesh.ready ? "ready" : mesh.missing_layers.length ? "missing " + mesh.missing_layers.map((text) => human("layers " + text)).join(", ") : "not ready");
   setText("speed", mesh.tokens_per_s > 0 ? rate(mesh.tokens_per_s) : "0");
   setText("running", count(mesh.requests_running));
   setText("waiting", count(mesh.requests_waiting));
   setText("epoch", String(mesh.epoch));
   setText("summary", `${nodes.length} ${nodes.length === 1 ? "node" : "nodes"} · ${mesh.layers} layers · ${mesh.cluster ? "cluster " + mesh.cluster + " · " : ""}v${mesh.version}`);
   $("missing").hidden = mesh.ready || !mesh.waiting_for;
-  setText("missing", mesh.waiting_for ? "Waiting for: " + mesh.waiting_for : "");
+  setText("missing", "Not ready: " + human(mesh.waiting_for));
   document.title = (mesh.ready ? "" : "… ") + (model.name ? model.name + " · " : "") + "toolkit-mesh";
 
   const hue = new Map(nodes.map((n, i) => [n.id, HUES[i % HUES.length]]));
-  const parts = nodes.filter((n) => n.layers[1] > n.layers[0]).map((n) => ({ a: n.layers[0], b: n.layers[1], n }));
+  const parts = nodes.filter(isStage).map((n) => ({ a: n.layers[0], b: n.layers[1], n }));
   for (const text of mesh.missing_layers) {
     const [a, b] = text.split(":").map(Number);
     parts.push({ a, b, n: null });
@@ -105,7 +109,7 @@ function draw(status) {
   parts.sort((x, y) => x.a - y.a || x.b - y.b);
   const cards = parts.map(({ a, b, n }) => n ? nodeCard(n, hue.get(n.id), total)
     : el("li", "node gap stage", el("h3", "", "no node"), el("strong", "", layers(a, b)), el("div", "device", "a machine is missing here")));
-  for (const n of nodes) if (n.layers[1] <= n.layers[0]) cards.push(nodeCard(n, 0, total));
+  for (const n of nodes) if (!isStage(n)) cards.push(nodeCard(n, 0, total));
   $("ruler").replaceChildren(...parts.map(({ a, b, n }, i) => segment(a, b, n ? hue.get(n.id) : 0, i,
     n ? (n.state === "ready" ? "" : "off") : "gap", n ? `${n.name}: ${layers(a, b)}` : `${layers(a, b)}: no node`)));
   $("ruler").setAttribute("aria-label", parts.map(({ a, b, n }) => `${n ? n.name : "no node"}: ${layers(a, b)}`).join(", ") || "no layers yet");
@@ -122,6 +126,7 @@ async function poll() {
     const response = await fetch("/mesh/status", { headers: auth(), cache: "no-store", signal: AbortSignal.timeout(5000) });
     failures = 0;
     $("banner").hidden = true;
+    $("mesh").classList.remove("stale");
     if (response.status === 401) {
       askForKey();
       setText("state", "key needed");
@@ -137,6 +142,7 @@ async function poll() {
     wait = Math.min(5000, 500 * 2 ** failures);
     if (failures > 1) {
       $("banner").hidden = false;
+      $("mesh").classList.add("stale");
       setText("banner", "Connection to this node lost. Trying again…");
       $("state").className = "pill bad";
       setText("state", "unreachable");
@@ -250,7 +256,7 @@ async function send(text) {
     if (error.name === "AbortError") view.stats.textContent = "stopped";
     else follow(() => {
       view.turn.classList.add("failed");
-      view.turn.insertBefore(el("div", "error", error.message || "The connection was lost."), view.stats);
+      view.turn.insertBefore(el("div", "error", human(error.message || "The connection was lost.")), view.stats);
     });
   }
   // A question without an answer would leave two user turns in a row.

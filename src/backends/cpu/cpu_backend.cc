@@ -36,7 +36,8 @@ class CpuBackend final : public ops::Backend {
 
   ops::BackendInfo info() const override {
     return {"cpu", "cpu/1", isa_, pool_.threads(),
-            fmt::format("{}, {} threads", processor_name(), pool_.threads())};
+            fmt::format("{}, {} thread{}", processor_name(), pool_.threads(),
+                        pool_.threads() == 1 ? "" : "s")};
   }
   Result<std::unique_ptr<ops::Linear>> load_linear(
       std::span<const ops::LinearSource> fused) override {
