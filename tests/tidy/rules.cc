@@ -70,6 +70,7 @@ constexpr std::array kAllowed = {
     Allowed{"src/node/", true, "compute thread and bounded blocking pool of a node"},
     Allowed{"bench/", false, "measures real time"},
     Allowed{"tests/loopback/", false, "drives real processes"},
+    Allowed{"tests/browser/", false, "drives real processes"},
     Allowed{"tests/clients/", false, "drives real processes"},
     Allowed{"tests/support/", false, "test_main.cc reads CI"},
 };
