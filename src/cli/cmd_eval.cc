@@ -29,6 +29,7 @@ int run_eval_command(const EvalCommandOptions& options) {
     return lines.error().code == Code::kInvalidArgument ? kUsage : kFailed;
   }
   for (const std::string& line : *lines) fmt::print("{}\n", line);
+  fmt::print("✓ {}\n", options.out);
   return kDone;
 }
 

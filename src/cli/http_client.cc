@@ -98,6 +98,9 @@ Result<HttpReply> http_request(const TargetOptions& target, const std::string& p
 }
 
 std::string error_sentence(const HttpReply& reply) {
+  if (reply.status == 401)
+    return "this node wants an API key: give --api-key-file FILE with the key that it was started "
+           "with";
   const nlohmann::json body = nlohmann::json::parse(reply.body, nullptr, false);
   if (body.is_object() && body.contains("error") && body["error"].is_object() &&
       body["error"].contains("message") && body["error"]["message"].is_string())

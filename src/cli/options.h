@@ -1,5 +1,5 @@
 #pragma once
-// What the command line asks for, one struct per verb. parse.cc fills them, cmd_*.cc carry them
+// What the command line asks for, one struct per verb. main.cc fills them, cmd_*.cc carry them
 // out.
 
 #include <cstdint>

@@ -53,9 +53,8 @@ class BrowserTest : public testing::Test {
     return page_->evaluate(
         "[...document.querySelectorAll('.turn.assistant .text')].at(-1).innerText");
   }
-  bool fits_width() {
-    return page_->evaluate("document.documentElement.scrollWidth <= innerWidth") == true;
-  }
+  // A phone widens its viewport to what sticks out, so innerWidth would always do.
+  int content_width() { return page_->evaluate("document.documentElement.scrollWidth").get<int>(); }
 
   static constexpr const char* kReady =
       "document.querySelector('#state')?.innerText === 'ready' && "
@@ -86,14 +85,14 @@ TEST_F(BrowserTest, ShowsTheMeshAndStreamsAnAnswer) {
   EXPECT_EQ(text("#send"), "Send");
   ask("<img src=x onerror=\"document.title='hacked'\"> Count to 30");
   EXPECT_EQ(page_->evaluate("document.querySelectorAll('#log img').length"), 0);
-  EXPECT_TRUE(fits_width());
+  EXPECT_LE(content_width(), 1280);
   EXPECT_TRUE(
       page_->eventually("Number(document.querySelector('#speed').innerText) > 0", seconds(5)));
   shoot("desktop-light");
   page_->dark(true);
   shoot("desktop-dark");
   page_->resize(360, 740, true);
-  EXPECT_TRUE(fits_width()) << page_->evaluate("document.documentElement.scrollWidth");
+  EXPECT_LE(content_width(), 360);
   shoot("phone-dark");
   page_->dark(false);
   shoot("phone-light");

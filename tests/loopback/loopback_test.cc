@@ -233,6 +233,39 @@ TEST(Serve, AnswersAloneAndEndsOnSigterm) {
   EXPECT_EQ(node.process().wait(seconds(10)), 0);
 }
 
+TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
+  const struct {
+    std::vector<std::string> arguments;
+    int exit;
+    std::string says;
+  } cases[] = {
+      {{}, 2, "Subcommands:"},
+      {{"rum"}, 2, "there is no verb 'rum'\n  did you mean 'run'?"},
+      {{"run", "--prot", "1"}, 2, "run has no flag --prot\n  did you mean '--port'?"},
+      {{"run", "--port", "abc"}, 2, "--port = abc: not a number"},
+      {{"join"}, 2, "join needs the address of a node"},
+      {{"join", "nowhere"}, 2, "the port is missing"},
+      {{"run", "-m", "/nowhere"}, 1, "no model \"/nowhere\""},
+      {{"eval", "-m", "pocket", "--ids", "/nowhere.json", "--out", "/nowhere"}, 1, "/nowhere.json"},
+      {{"status", "--port", "1"}, 3, "no node answers at http://127.0.0.1:1"},
+      {{"status", "--port", "1", "--check-coverage"}, 3, "no node answers"},
+      {{"chat", "--port", "1"}, 3, "no node answers"},
+      {{"chat", "--port", "1", "--once", "hi"}, 3, "no node answers"},
+      {{"status", "--help"}, 0, "--check-coverage"},
+  };
+  const ScratchDir scratch;
+  int number = 0;
+  for (const auto& c : cases) {
+    std::vector<std::string> arguments = c.arguments;
+    if (!arguments.empty() && arguments[0] == "run")
+      arguments.insert(arguments.end(), {"--data-dir", scratch.path() + "/data"});
+    MeshProcess process(scratch.path() + "/" + std::to_string(++number) + ".log", arguments);
+    EXPECT_EQ(process.wait(seconds(10)), c.exit) << process.output();
+    EXPECT_NE(process.output().find(c.says), std::string::npos) << c.says << "\n"
+                                                                << process.output();
+  }
+}
+
 TEST(Ports, ABusyPortNamesItsOwner) {
   const ScratchDir scratch;
   Node first(scratch, "first", "serve", {});
