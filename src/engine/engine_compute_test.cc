@@ -111,6 +111,24 @@ TEST(EngineCompute, AFailedLoadLeavesNothingAndTheNextOneWorks) {
   EXPECT_EQ(calls, 3);
 }
 
+TEST(EngineCompute, AnEmptyRangeDropsEverything) {
+  ManualLoop loop;
+  auto engine = make_engine(loop);
+  int calls = 0;
+  engine->load({0, 4}, [&](Result<LoadReport> report) { calls += report.ok(); });
+  loop.run_one();
+  engine->load({}, [&](Result<LoadReport> report) {
+    ASSERT_TRUE(report.ok());
+    EXPECT_TRUE(report->layers.empty());
+    EXPECT_EQ(report->pages, 0u);
+    ++calls;
+  });
+  loop.run_one();
+  engine->submit({}, [&](Result<StepOutput> out) { calls += !out.ok(); });
+  loop.run_one();
+  EXPECT_EQ(calls, 3);
+}
+
 TEST(EngineCompute, NoCallbackAfterItsEnd) {
   ManualLoop loop;
   auto engine = make_engine(loop);
