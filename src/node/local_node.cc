@@ -155,6 +155,9 @@ void LocalNode::Impl::make_node() {
         std::any_of(members.begin(), members.end(), [](const auto& m) { return m.second.alive; });
     if (!linked && hooks.fatal) hooks.fatal(Error(Code::kPermissionDenied, sentence));
   };
+  node_hooks.changed = [this] {
+    if (serving) serving->publish_status();
+  };
   node = std::make_unique<MeshNode>(*env, *credentials, std::move(config), std::move(node_hooks));
   serving = std::make_unique<Serving>(*env, *node, *blocking);
 }
