@@ -41,6 +41,8 @@ using boost::system::error_code;
 namespace {
 constexpr std::size_t kReadBytes = 16u << 10;
 constexpr std::size_t kWriteBuffers = 64;  // gathered into one system call
+constexpr int kFlushTries = 50;            // looks at what is unsent when the server stops
+constexpr std::chrono::milliseconds kFlushPause(5);
 constexpr std::string_view kLastChunk = "0\r\n\r\n";
 }  // namespace
 
@@ -76,6 +78,7 @@ class HttpCore : public std::enable_shared_from_this<HttpCore> {
   void accept();
   void admit(tcp::socket socket);
   void tick();
+  void close_sessions(int tries);
 
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_};
@@ -157,6 +160,12 @@ class Session : public std::enable_shared_from_this<Session> {
   void tick(SteadyClock::time_point now);
   void wake();
   void close(CloseReason reason);
+  bool unsent() const {
+    if (!out_.empty()) return true;
+    if (!exchange_) return false;
+    const std::lock_guard lock(exchange_->mutex);
+    return exchange_->unsent > 0;
+  }
 
  private:
   enum class Phase { kIdle, kHeader, kBody, kBusy, kLinger };
@@ -797,6 +806,21 @@ void HttpCore::tick() {
   });
 }
 
+// Answers that were ended just before the stop are written first, as far as clients take them.
+void HttpCore::close_sessions(int tries) {
+  // Those that wake() a session from now on are not heard any more.
+  const std::vector<std::shared_ptr<Session>> snapshot(sessions.begin(), sessions.end());
+  for (const auto& session : snapshot) session->wake();
+  const bool unsent = std::any_of(sessions.begin(), sessions.end(),
+                                  [](const auto& session) { return session->unsent(); });
+  if (!sessions.empty() && tries > 0 && (unsent || tries == kFlushTries)) {
+    ticker_.expires_after(kFlushPause);
+    ticker_.async_wait([this, tries](error_code) { close_sessions(tries - 1); });
+    return;
+  }
+  for (const auto& session : snapshot) session->close(CloseReason::kServerStopped);
+}
+
 void HttpCore::stop() {
   {
     const std::lock_guard lock(mutex_);
@@ -807,8 +831,7 @@ void HttpCore::stop() {
       error_code ignored;
       acceptor_.close(ignored);
       ticker_.cancel();
-      const std::vector<std::shared_ptr<Session>> snapshot(sessions.begin(), sessions.end());
-      for (const auto& session : snapshot) session->close(CloseReason::kServerStopped);
+      close_sessions(kFlushTries);
     });
   }
   if (thread_.joinable())

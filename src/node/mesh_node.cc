@@ -196,6 +196,9 @@ void MeshNode::apply(membership::Actions actions) {
 
 void MeshNode::on_change(const membership::Change& change) {
   using Kind = membership::Change::Kind;
+  // First: who is told of a loss below may look at the status at once.
+  const bool shown = change.kind != Kind::kRecordChanged && change.kind != Kind::kForgotten;
+  if (shown && hooks_.changed) hooks_.changed();
   switch (change.kind) {
     case Kind::kMemberUp:
       env_.events.info("member.up", {{"peer", change.peer.short_name()}});
@@ -239,7 +242,6 @@ void MeshNode::settle() {
     follow_plan();
   }
   publish(false);
-  if (hooks_.changed) hooks_.changed();
 }
 
 void MeshNode::ask_for_model() {

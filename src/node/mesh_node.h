@@ -54,7 +54,7 @@ struct NodeHooks {
   // A link was refused; the sentence names both sides. `by_seed`: it is a node that this one was
   // told to connect to, not somebody who came by.
   std::function<void(const std::string& sentence, bool by_seed)> refused;
-  // Something that status() shows has changed.
+  // A member came or went, or the plan is new.
   std::function<void()> changed;
 };
 

@@ -104,24 +104,30 @@ void Hop::on_close(PeerId from, const wire::Close& close) {
 }
 
 void Hop::on_peer_down(PeerId peer) {
-  std::vector<SequenceId> orphans, cut;
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence.entry == peer)
-      orphans.push_back(id);
-    else if (sequence.neighbour(peer))
-      cut.push_back(id);
-  }
+  std::vector<SequenceId> orphans;
+  for (const auto& [id, sequence] : sequences_)
+    if (sequence.entry == peer) orphans.push_back(id);
   for (SequenceId id : orphans) end(id);
-  fail(cut, Error(Code::kUnavailable,
-                  fmt::format("nodes {} and {} of the route lost their link",
-                              env_.transport.self().short_name(), peer.short_name()),
-                  true));
+  for (auto& [id, sequence] : sequences_)
+    if (!sequence.cut && sequence.neighbour(peer)) {
+      sequence.cut = env_.clock.now();
+      sequence.cut_from = peer;
+    }
 }
 
 void Hop::tick(Instant now) {
   std::vector<SequenceId> late;
-  for (const auto& [id, sequence] : sequences_)
+  std::map<PeerId, std::vector<SequenceId>> cut;
+  for (const auto& [id, sequence] : sequences_) {
     if (now - sequence.opened >= limits::kSequenceLifetime) late.push_back(id);
+    if (sequence.cut && now - *sequence.cut >= limits::kHeartbeat)
+      cut[sequence.cut_from].push_back(id);
+  }
+  for (const auto& [peer, ids] : cut)
+    fail(ids, Error(Code::kUnavailable,
+                    fmt::format("nodes {} and {} of the route lost their link",
+                                env_.transport.self().short_name(), peer.short_name()),
+                    true));
   fail(late, Error(Code::kDeadlineExceeded, "the entry did not close the sequence in time"));
 }
 

@@ -51,10 +51,12 @@ class Hop {
   void on_tokens(PeerId from, const wire::Tokens& tokens);  // as stage 0
   void on_close(PeerId from, const wire::Close& close);
   // The link to this peer is lost. Sequences that it entered end here; those whose rows or tokens
-  // pass between it and this stage end with a typed error to their entry, which may still be
-  // linked to both and would wait in vain for what the link has lost.
+  // pass between it and this stage end soon with a typed error to their entry, which may still be
+  // linked to both and would wait in vain for what the link has lost. Soon and not at once: when
+  // the peer itself is gone, the entry sees so too and says it better.
   void on_peer_down(PeerId peer);
-  // Ends sequences whose entry has not closed them long after its own deadline.
+  // Ends sequences that are cut, or not closed long after their entry's own deadline. Call at least
+  // every 100 ms.
   void tick(Instant now);
   // Ends every sequence with a typed error to its entry.
   void fail_all(const Error& why);
@@ -77,6 +79,8 @@ class Hop {
     std::vector<TokenId> stop_ids;
     std::uint32_t next_position = 0;  // of the next row to arrive
     Instant opened;
+    std::optional<Instant> cut;  // since when a neighbour's link is lost
+    PeerId cut_from;
     bool closing = false;  // closed while a step with its rows is in flight
     bool first() const { return index == 0; }
     bool last() const { return index + 1 == stages.size(); }
