@@ -175,9 +175,8 @@ void FullMesh::open_model(std::uint32_t n) {
 
 void FullMesh::crash(std::uint32_t n, bool silent) {
   Machine& machine = machines_.at(n);
-  for (const std::weak_ptr<Client>& weak : clients_)
-    if (const auto client = weak.lock(); client && client->open() && client->entry() == n)
-      client->entry_crashed();
+  for (const std::shared_ptr<Client>& client : clients_)
+    if (client->open() && client->entry() == n) client->entry_crashed();
   if (silent) network_.silence(id(n));
   machine.last_events = machine.host->recent();
   machine.opening.cancel();
@@ -206,7 +205,7 @@ void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params,
                      std::move(expected));
   auto client = std::make_shared<Client>(*this, n, request);
   clients_.erase(std::remove_if(clients_.begin(), clients_.end(),
-                                [](const auto& weak) { return weak.expired(); }),
+                                [](const auto& old) { return !old->open(); }),
                  clients_.end());
   clients_.push_back(client);
   std::shared_ptr<pipeline::TokenSink> sink = client;
@@ -282,8 +281,7 @@ bool FullMesh::drain(Duration limit) {
 }
 
 void FullMesh::check_running() {
-  for (const std::weak_ptr<Client>& weak : clients_)
-    if (const auto client = weak.lock()) client->check_progress();
+  for (const std::shared_ptr<Client>& client : clients_) client->check_progress();
   for (const auto& [n, machine] : machines_) {
     if (machine.node == nullptr) continue;
     const node::MeshNode& node = *machine.node;

@@ -125,7 +125,7 @@ class FullMesh {
   scheduler::ModelCost cost_;
   ClientCounts counts_;
   std::map<std::uint32_t, Machine> machines_;
-  std::vector<std::weak_ptr<Client>> clients_;
+  std::vector<std::shared_ptr<Client>> clients_;  // those whose request is open, and some more
 };
 
 }  // namespace mesh::sim

@@ -3,6 +3,7 @@
 // that serve clients (sim/full_run.h).
 
 #include <CLI/CLI.hpp>
+#include <fstream>
 
 #include "base/version.h"
 #include "sim/checkers.h"
@@ -145,6 +146,15 @@ struct Totals {
     slowest = outcome.settled;
     slowest_seed = seed;
   }
+  void print(std::uint64_t seeds, int bad) const {
+    std::string failed;
+    for (const auto& [code, count] : clients.failed) failed += fmt::format(", {} {}", count, code);
+    fmt::print(
+        "ALL {} seeds, {} bad: {} requests, {} finished, {} cancelled, {} lost{}; {} tokens; "
+        "slowest stand {:.1f} s (seed {})\n",
+        seeds, bad, clients.submitted, clients.finished, clients.cancelled, clients.lost, failed,
+        clients.tokens, to_seconds(slowest), slowest_seed);
+  }
 };
 
 Outcome simulate_full(const Options& options, std::uint64_t seed, Totals* totals) {
@@ -156,11 +166,7 @@ Outcome simulate_full(const Options& options, std::uint64_t seed, Totals* totals
   return {std::move(full.violations), full.trace, full.events, full.frames};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  Options options;
-  CLI::App app("Simulates a mesh from a seed");
+void add_options(CLI::App& app, Options& options) {
   app.add_flag("--full", options.full, "whole nodes and clients, not control planes alone");
   app.add_option("--nodes", options.nodes, "nodes")->check(CLI::Range(1u, 10000u));
   app.add_option("--layers", options.layers, "layers of the model")->check(CLI::Range(1u, 1024u));
@@ -171,12 +177,20 @@ int main(int argc, char** argv) {
   app.add_option("--faults", options.faults, "with --full: on or off")
       ->check(CLI::IsMember({"on", "off"}));
   app.add_option("--min-nodes", options.min_nodes, "with --full: nodes before the first plan");
-  CLI11_PARSE(app, argc, argv);
-  std::string replay = fmt::format("mesh_sim --nodes {} --layers {} --seconds {}", options.nodes,
-                                   options.layers, options.seconds);
+}
+
+std::string replay_command(const Options& options) {
+  std::string out = fmt::format("mesh_sim --nodes {} --layers {} --seconds {}", options.nodes,
+                                options.layers, options.seconds);
   if (options.full)
-    replay += fmt::format(" --full --requests {} --faults {} --min-nodes {}", options.requests,
-                          options.faults, options.min_nodes);
+    out += fmt::format(" --full --requests {} --faults {} --min-nodes {}", options.requests,
+                       options.faults, options.min_nodes);
+  return out;
+}
+
+// Returns how many seeds violated something.
+int run(const Options& options) {
+  const std::string replay = replay_command(options);
   int bad = 0;
   Totals totals;
   for (std::uint64_t seed = options.seed; seed < options.seed + options.seeds; ++seed) {
@@ -193,16 +207,40 @@ int main(int argc, char** argv) {
                outcome.frames, outcome.violations.count());
     bad += outcome.violations.empty() ? 0 : 1;
   }
-  if (options.full && options.seeds > 1) {
-    std::string failed;
-    for (const auto& [code, count] : totals.clients.failed)
-      failed += fmt::format(", {} {}", count, code);
-    fmt::print(
-        "ALL {} seeds, {} bad: {} requests, {} finished, {} cancelled, {} lost{}; {} tokens; "
-        "slowest stand {:.1f} s (seed {})\n",
-        options.seeds, bad, totals.clients.submitted, totals.clients.finished,
-        totals.clients.cancelled, totals.clients.lost, failed, totals.clients.tokens,
-        to_seconds(totals.slowest), totals.slowest_seed);
+  if (options.full && options.seeds > 1) totals.print(options.seeds, bad);
+  return bad;
+}
+
+// Every line of the file that is not a comment holds the options of one run.
+int run_file(const std::string& path) {
+  std::ifstream in(path);
+  int bad = 0, lines = 0;
+  for (std::string line; std::getline(in, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    ++lines;
+    Options options;
+    CLI::App app;
+    add_options(app, options);
+    try {
+      app.parse(line, false);
+    } catch (const CLI::Error& error) {
+      fmt::print("{}: {}: {}\n", path, line, error.what());
+      return 1;
+    }
+    bad += run(options);
   }
-  return bad == 0 ? 0 : 1;
+  if (lines == 0) fmt::print("{} holds no seeds\n", path);
+  return lines == 0 ? 1 : bad;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  std::string file;
+  CLI::App app("Simulates a mesh from a seed");
+  add_options(app, options);
+  app.add_option("--seed-file", file, "runs the options in each line of this file instead");
+  CLI11_PARSE(app, argc, argv);
+  return (file.empty() ? run(options) : run_file(file)) == 0 ? 0 : 1;
 }
