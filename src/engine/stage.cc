@@ -37,20 +37,34 @@ bool rows_finite(std::span<const std::byte> rows, tensor::DType dtype) {
   return largest < 0x7F80u;
 }
 
+// What the weights of a range leave of the memory offered, for the KV cache.
+Result<std::uint64_t> kv_room(const model::ModelSpec& spec, const formats::TensorSource& source,
+                              LayerRange layers, const StageOptions& options) {
+  if (options.memory_bytes == 0) return options.kv_bytes;
+  const std::uint64_t weights = model::stage_bytes(spec, source, layers);
+  if (weights >= options.memory_bytes)
+    return Error(Code::kResourceExhausted,
+                 fmt::format("layers {} weigh {} bytes, this node offers {}", layers.to_string(),
+                             weights, options.memory_bytes));
+  return std::min(options.kv_bytes, options.memory_bytes - weights);
+}
+
 // Pages of the KV pool. Errors: resource_exhausted (less than one page besides the reserved one).
-Result<std::uint32_t> pool_pages(const model::ModelSpec& spec, LayerRange layers,
-                                 tensor::DType store, const StageOptions& options) {
+Result<std::uint32_t> pool_pages(const model::ModelSpec& spec, const formats::TensorSource& source,
+                                 LayerRange layers, tensor::DType store,
+                                 const StageOptions& options) {
   if (options.pages > 0) return options.pages;
+  MESH_ASSIGN_OR_RETURN(const std::uint64_t kv_bytes, kv_room(spec, source, layers, options));
   const std::uint64_t page_bytes = std::uint64_t{2} * layers.size() * spec.kv_heads *
                                    spec.head_dim * ops::kPageTokens * tensor::dtype_bytes(store);
   const std::uint64_t useful =
       std::uint64_t{limits::kSequencesPerStage} * kvcache::pages_for(spec.context) + 1;
-  const std::uint64_t pages = std::min({options.kv_bytes / page_bytes, useful,
-                                        std::uint64_t{std::numeric_limits<std::int32_t>::max()}});
+  const std::uint64_t pages = std::min(
+      {kv_bytes / page_bytes, useful, std::uint64_t{std::numeric_limits<std::int32_t>::max()}});
   if (pages < 2)
     return Error(Code::kResourceExhausted,
-                 fmt::format("{} bytes for the KV cache of layers {}, two pages need {}",
-                             options.kv_bytes, layers.to_string(), 2 * page_bytes));
+                 fmt::format("{} bytes for the KV cache of layers {}, two pages need {}", kv_bytes,
+                             layers.to_string(), 2 * page_bytes));
   return static_cast<std::uint32_t>(pages);
 }
 
@@ -96,7 +110,8 @@ Result<std::unique_ptr<Stage>> Stage::load(ops::Backend& backend,
     return Error(Code::kInvalidArgument,
                  fmt::format("layers {} of a model of {}", layers.to_string(), spec.layers));
   const tensor::DType store = options.kv_type.value_or(spec.residual);
-  MESH_ASSIGN_OR_RETURN(const std::uint32_t pages, pool_pages(spec, layers, store, options));
+  MESH_ASSIGN_OR_RETURN(const std::uint32_t pages,
+                        pool_pages(spec, source, layers, store, options));
   model::StageWeights held;
   model::LoadOptions load_options;
   if (previous != nullptr) {

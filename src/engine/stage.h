@@ -19,10 +19,12 @@
 namespace mesh::engine {
 
 // Room for the KV cache: `pages` when not 0 (page 0 included), else as many as fit into `kv_bytes`,
-// at most what limits::kSequencesPerStage sequences of full context could use.
+// at most what limits::kSequencesPerStage sequences of full context could use. Weights and KV cache
+// together stay within `memory_bytes`, unless it is 0.
 struct StageOptions {
   std::uint32_t pages = 0;
   std::uint64_t kv_bytes = 0;
+  std::uint64_t memory_bytes = 0;
   std::optional<tensor::DType> kv_type =
       std::nullopt;  // f32 or bf16; else the residual type of the model
 };

@@ -56,6 +56,19 @@ TEST(Stage, PagesComeFromTheMemoryBudget) {
   EXPECT_EQ(starved.error().code, Code::kResourceExhausted);
 }
 
+TEST(Stage, WeightsAndKvTogetherStayWithinTheMemoryOffered) {
+  Fixture f;
+  const std::uint64_t page_bytes = 4 * 2 * 2 * 16 * 64 * 2;
+  const std::uint64_t weights = f.load({0, 4}, {.pages = 2}).value()->report().bytes_loaded;
+  const StageOptions tight{.kv_bytes = 10 * page_bytes, .memory_bytes = weights + 3 * page_bytes};
+  const auto stage = f.load({0, 4}, tight);
+  ASSERT_TRUE(stage.ok()) << stage.error().message;
+  EXPECT_EQ((*stage)->report().pages, 3u);
+  const auto heavy = f.load({0, 4}, {.kv_bytes = 10 * page_bytes, .memory_bytes = weights / 2});
+  ASSERT_FALSE(heavy.ok());
+  EXPECT_EQ(heavy.error().code, Code::kResourceExhausted);
+}
+
 TEST(Stage, RefusesRangesOutsideTheModel) {
   Fixture f;
   for (const LayerRange layers : {LayerRange{0, 5}, LayerRange{2, 2}, LayerRange{3, 1}})

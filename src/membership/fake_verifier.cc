@@ -43,6 +43,10 @@ std::string FakeVerifier::public_key() const {
   return key_of(self_);
 }
 
+std::string FakeVerifier::cluster_name(std::string_view cluster_key) const {
+  return to_hex(as_bytes(cluster_key)).substr(0, 8);
+}
+
 wire::Certificate FakeVerifier::issue(const std::string& cluster_key, PeerId node,
                                       std::int64_t not_after_ms) {
   wire::Certificate certificate;

@@ -15,6 +15,7 @@ class FakeVerifier : public Verifier {
                            std::int64_t now_unix_ms) const override;
   bool record_signature(PeerId owner, std::string_view public_key, std::string_view bytes,
                         std::string_view signature) const override;
+  std::string cluster_name(std::string_view cluster_key) const override;
   std::string sign(std::string_view bytes) const override;
   std::string public_key() const override;
 

@@ -198,9 +198,9 @@ bool Membership::compatible(Instant now, std::int64_t unix_ms, PeerId from,
                          me.hello.protocol, other.label, other.hello.protocol);
     });
   if (hello.certificate.cluster_key != own.certificate.cluster_key)
-    return refused(Code::kPermissionDenied, [](const Side& me, const Side& other) {
-      const auto cluster = [](const Side& s) {
-        return to_hex(as_bytes(s.hello.certificate.cluster_key)).substr(0, 8);
+    return refused(Code::kPermissionDenied, [this](const Side& me, const Side& other) {
+      const auto cluster = [this](const Side& s) {
+        return config_.verifier->cluster_name(s.hello.certificate.cluster_key);
       };
       return fmt::format(
           "{} belongs to cluster {}, {} to cluster {}: the same cluster.key is needed on both",

@@ -23,6 +23,8 @@ class Verifier {
   // All of it comes from peers.
   virtual bool record_signature(PeerId owner, std::string_view public_key, std::string_view bytes,
                                 std::string_view signature) const = 0;
+  // Name of a cluster for people, of its public key.
+  virtual std::string cluster_name(std::string_view cluster_key) const = 0;
   // This node's ed25519 signature (64 bytes) of `bytes`.
   virtual std::string sign(std::string_view bytes) const = 0;
   // This node's SubjectPublicKeyInfo (DER); SHA-256 of it is the node's id.

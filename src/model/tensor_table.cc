@@ -141,4 +141,12 @@ std::uint64_t head_bytes(const ModelSpec& spec, const formats::TensorSource& sou
          bytes_of(spec.tied ? embedding_role(spec) : head_role(spec), source);
 }
 
+std::uint64_t stage_bytes(const ModelSpec& spec, const formats::TensorSource& source,
+                          LayerRange range) {
+  std::uint64_t bytes = 0;
+  for (const TensorRole& role : model_roles(spec, range).all())
+    if (const tensor::TensorInfo* info = source.find(role.name)) bytes += info->bytes();
+  return bytes;
+}
+
 }  // namespace mesh::model

@@ -72,6 +72,10 @@ std::uint64_t embedding_bytes(const ModelSpec& spec, const formats::TensorSource
 // Of the head and the final norm on the last stage; a tied head counts as the embedding that this
 // stage must hold.
 std::uint64_t head_bytes(const ModelSpec& spec, const formats::TensorSource& source);
+// Of everything that a stage of `range` holds; a tensor that serves as embedding and head counts
+// once.
+std::uint64_t stage_bytes(const ModelSpec& spec, const formats::TensorSource& source,
+                          LayerRange range);
 
 // --- loaded
 // Weights of one layer, immutable. Stages share them across reloads.

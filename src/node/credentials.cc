@@ -53,6 +53,9 @@ bool Credentials::record_signature(PeerId owner, std::string_view public_key,
   return net::peer_id_of(public_key) == owner && net::verify(public_key, bytes, signature);
 }
 
+std::string Credentials::cluster_name(std::string_view cluster_key) const {
+  return net::cluster_short_name(cluster_key);
+}
 std::string Credentials::sign(std::string_view bytes) const {
   return identity_.sign(bytes);
 }

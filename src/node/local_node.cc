@@ -25,7 +25,7 @@
 namespace mesh::node {
 namespace {
 
-// Weights take the rest; both are bounded by what the node offers.
+// At most this share goes to the KV cache, less when the weights leave less.
 constexpr std::uint64_t kKvShareOfMemory = 4;  // a quarter
 
 Error stopping() {
@@ -147,7 +147,8 @@ void LocalNode::Impl::make_node() {
   if (options.take_model_from_mesh)
     node_hooks.model_wanted = [this](const wire::ModelIdentity& wanted) { look_for_model(wanted); };
   node_hooks.refused = [this](const std::string& sentence, bool by_seed) {
-    // With no other link there is no mesh to be in; but a stranger must not be able to end this node.
+    // With no other link there is no mesh to be in; but a stranger must not be able to end this
+    // node.
     const auto& members = node->membership().members();
     const bool linked =
         std::any_of(members.begin(), members.end(), [](const auto& m) { return m.second.alive; });
@@ -176,6 +177,7 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
                        opened.files.origin, opened.spec.layers, opened.spec.family));
   engine::EngineOptions engine_options;
   engine_options.stage.kv_bytes = memory / kKvShareOfMemory;
+  engine_options.stage.memory_bytes = memory;
   engine_options.now = [this] { return loop.now(); };
   const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
   if (stop_ids.size() > limits::kStopIds)

@@ -314,7 +314,7 @@ void MeshNode::loaded(Epoch epoch, Result<engine::LoadReport> report) {
   own_.layers = report->layers;
   own_.epoch = epoch;
   own_.bytes_loaded = report->bytes_loaded;
-  own_.pages_total = report->pages;
+  own_.pages_total = report->pages > 0 ? report->pages - 1 : 0;  // page 0 holds nothing
   own_.state = own_.layers.empty() ? wire::NodeState::kWaiting : wire::NodeState::kReady;
   hop_->hold({epoch, own_.layers, model_->identity.fingerprint, config_.engine.numeric_class,
               report->pages});
@@ -384,7 +384,9 @@ NodeStatus MeshNode::node_status(const wire::NodeRecord& record,
   out.layers = record.layers;
   out.bytes_loaded = record.bytes_loaded;
   out.rows_computed = out.self && hop_ ? hop_->rows_computed() : record.rows_computed;
-  if (model_ && !record.layers.empty() && model_->stage_bytes)
+  // A peer may say anything of its layers.
+  if (model_ && !record.layers.empty() && record.layers.end <= model_->identity.layers &&
+      model_->stage_bytes)
     out.bytes_expected = model_->stage_bytes(record.layers);
   out.pages_total = record.pages_total;
   out.pages_used = out.self && hop_ ? hop_->pages_used() : record.pages_used;

@@ -43,14 +43,8 @@ Result<OpenedModel> open_local_model(const std::string& spec_text,
   identity.context = spec->context;
   identity.vocabulary = spec->vocabulary;
   opened.local.cost = model_cost(*spec, *opened.files.tensors);
-  opened.local.stage_bytes = [spec = *spec,
-                              tensors = opened.files.tensors](LayerRange range) -> std::uint64_t {
-    const Result<model::TensorTable> table = model::tensor_table(spec, *tensors, range);
-    if (!table.ok()) return 0;
-    std::uint64_t bytes = 0;
-    for (const model::TensorRole& role : table->all())
-      if (const tensor::TensorInfo* info = tensors->find(role.name)) bytes += info->bytes();
-    return bytes;
+  opened.local.stage_bytes = [spec = *spec, tensors = opened.files.tensors](LayerRange range) {
+    return model::stage_bytes(spec, *tensors, range);
   };
   return opened;
 }
