@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "kvcache/page_tables.h"
 #include "target.h"
 #include "wire/frame.h"
 #include "wire/messages.h"
@@ -11,7 +12,7 @@ namespace mesh::fuzz {
 namespace {
 
 constexpr std::uint32_t kLayers = 6;
-constexpr std::uint32_t kContext = 64;
+constexpr std::uint32_t kContext = 100;
 constexpr std::uint32_t kPages = 8;
 constexpr std::uint64_t kFingerprint = 7;
 constexpr const char* kClass = "fuzz/1";
@@ -52,6 +53,7 @@ sim::FakeComputeConfig compute_config() {
   sim::FakeComputeConfig config;
   config.shape = {kLayers, kContext, 16};
   config.pages = kPages;
+  config.page_positions = kvcache::kPagePositions;
   return config;
 }
 

@@ -85,6 +85,11 @@ void Driver::accept_token(SequenceId sequence, const wire::TokenRow& row, PeerId
     return fail(sequence, Error(Code::kInternal,
                                 fmt::format("a token for position {} arrived where {} was due",
                                             row.position, expected)));
+  // A stage that never says that the sequence ends would feed the client until the deadline.
+  if (request.emitted.size() >= request.params.new_tokens_max)
+    return fail(sequence,
+                Error(Code::kInternal, fmt::format("the last stage sent more than {} tokens",
+                                                   request.params.new_tokens_max)));
   request.emitted.push_back(row.token);
   ++tokens_in_window_;
   // The sink may cancel from within token(); look again afterwards.

@@ -40,7 +40,15 @@ Result<std::size_t> Hop::check_open(const wire::Open& open) const {
   if (open.numeric_class != holding_.numeric_class)
     return Error(Code::kUnsupported, fmt::format("the route computes in class {}, this node in {}",
                                                  open.numeric_class, holding_.numeric_class));
-  const std::uint32_t context = compute_.shape().context;
+  // A decoder cannot know the model's depth. A route that ends elsewhere would sample from a stage
+  // without logits, and its rows would have no next stage.
+  const engine::ComputeShape shape = compute_.shape();
+  if (open.stages.empty() || open.stages.back().layers.end != shape.layers)
+    return Error(
+        Code::kInvalidArgument,
+        fmt::format("the route ends at layer {}, the model has {} layers",
+                    open.stages.empty() ? 0 : open.stages.back().layers.end, shape.layers));
+  const std::uint32_t context = shape.context;
   if (open.positions_max > context)
     return Error(
         Code::kInvalidArgument,
