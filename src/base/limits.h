@@ -29,6 +29,7 @@ constexpr std::uint32_t kContext = 1u << 22;
 constexpr std::size_t kPromptBytes = 16u << 20;
 constexpr std::size_t kTemplateOutputBytes = 32u << 20;
 constexpr std::size_t kTemplateSteps = 10'000'000;
+constexpr std::size_t kTemplateItems = 8u << 20;  // of all lists made, a new text counts kTextItems
 constexpr std::size_t kTemplateDepth = 100;
 constexpr std::size_t kTemplateSourceBytes = 1u << 20;
 constexpr std::size_t kRegexBytes = 64u << 10;           // one pattern of tokenizer.json

@@ -234,12 +234,14 @@ ListPtr Interpreter::iterate(const Value& value) {
   std::vector<Value> items;
   if (value.is_dict()) {
     charge(value.as_dict().entries.size());
+    charge_items(value.as_dict().entries.size());
     for (const auto& [key, item_value] : value.as_dict().entries) items.push_back(key);
   } else if (value.is_text()) {
     const MarkedText& text = value.as_text();
     charge(text.size());
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t end = at + utf8_step(std::string_view(text.bytes()).substr(at)).bytes;
+      charge_items(kTextItems);
       items.push_back(Value::text(text.slice(at, end)));
       at = end;
     }
@@ -426,6 +428,7 @@ Value Interpreter::slice(const Value& object, const Value& start, const Value& s
     const SliceBounds b = slice_bounds(*this, start, stop, step, size);
     std::vector<Value> items;
     for (std::int64_t i = b.start; b.step > 0 ? i < b.stop : i > b.stop;) {
+      charge_items(1);
       items.push_back(list.items[static_cast<std::size_t>(i)]);
       if (__builtin_add_overflow(i, b.step, &i)) break;
     }
@@ -546,9 +549,9 @@ Value Interpreter::binary_text_or_list(Op op, const Value& a, const Value& b) {
     return Value::text(std::move(out));
   }
   if (op == Op::kAdd && a.is_list() && b.is_list() && a.as_list().tuple == b.as_list().tuple) {
+    charge_items(a.as_list().items.size() + b.as_list().items.size());
     std::vector<Value> items = a.as_list().items;
     items.insert(items.end(), b.as_list().items.begin(), b.as_list().items.end());
-    charge(items.size() / 8);
     return Value::list(std::move(items), a.as_list().tuple);
   }
   if (op == Op::kMul && a.is_integral() && (b.is_text() || b.is_list()))
@@ -559,7 +562,7 @@ Value Interpreter::binary_text_or_list(Op op, const Value& a, const Value& b) {
     std::size_t total = 0;
     if (__builtin_mul_overflow(unit, times, &total))
       fail("the result is too large", Code::kResourceExhausted);
-    a.is_text() ? charge_bytes(total) : charge(total);
+    a.is_text() ? charge_bytes(total) : charge_items(total);
     MarkedText text;
     std::vector<Value> items;
     for (std::size_t i = 0; unit > 0 && i < times; ++i) {

@@ -133,6 +133,14 @@ void Interpreter::charge_bytes(std::size_t bytes) {
          Code::kResourceExhausted);
 }
 
+void Interpreter::charge_items(std::size_t items) {
+  charge(items / 8);
+  if (items > limits::kTemplateItems - items_)
+    fail(fmt::format("the template makes lists of more than {} items", limits::kTemplateItems),
+         Code::kResourceExhausted);
+  items_ += items;
+}
+
 Value Interpreter::make(MarkedText text) {
   charge_bytes(text.size());
   return Value::text(std::move(text));
@@ -246,7 +254,9 @@ void Interpreter::run_loop(const Stmt& stmt, const Value& iterable, const ScopeP
       auto inner = std::make_shared<Scope>();
       inner->parent = scope;
       assign(stmt.target, item, inner);
-      if (evaluate(*stmt.condition, inner).truthy()) kept.push_back(item);
+      if (!evaluate(*stmt.condition, inner).truthy()) continue;
+      charge_items(1);
+      kept.push_back(item);
     }
     items = Value::list(std::move(kept)).list_ptr();
   }
@@ -420,6 +430,7 @@ Value Interpreter::call_global(std::string_view name, const Arguments& args) {
   std::vector<Value> items;
   while (step > 0 ? start < stop : start > stop) {
     charge(1);
+    charge_items(1);
     items.push_back(Value::integer(start));
     if (__builtin_add_overflow(start, step, &start)) break;
   }

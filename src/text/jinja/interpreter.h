@@ -85,6 +85,9 @@ class Interpreter {
   // --- for filters, tests and methods ---
   void charge(std::size_t steps);        // throws when limits::kTemplateSteps are used up
   void charge_bytes(std::size_t bytes);  // for every byte of a string that is made
+  // For list items before they are made; limits::kTemplateItems bounds the memory of all lists.
+  void charge_items(std::size_t items);
+  static constexpr std::size_t kTextItems = 4;  // an item that is a new text or list takes as much
   Value make(MarkedText text);           // a string value, charged
   Value make(std::string text, Origin origin);
   ListPtr iterate(const Value& value);  // items of a list, keys of a dict, characters of a string
@@ -142,6 +145,7 @@ class Interpreter {
   ScopePtr root_;
   std::size_t steps_ = 0;
   std::size_t bytes_ = 0;
+  std::size_t items_ = 0;
   std::size_t depth_ = 0;
   std::size_t calls_ = 0;
   int line_ = 0;

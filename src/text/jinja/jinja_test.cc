@@ -175,6 +175,18 @@ TEST(JinjaLimits, EveryRunEnds) {
                     "[ns.l.index] %}{% endfor %}"),
             kFull);
   EXPECT_EQ(code_of("{{ '%99999s' % 'a' * 10000 }}"), kFull);
+  // Lists are bounded by what they hold, whoever makes them, before they are made.
+  EXPECT_EQ(code_of("{{ range(9000000) | length }}"), kFull);
+  EXPECT_EQ(code_of("{{ ('x' * 3000000) | list | length }}"), kFull);
+  EXPECT_EQ(code_of("{{ ('x ' * 3000000).split() | length }}"), kFull);
+  EXPECT_EQ(code_of("{{ ('x ' * 3000000).split(' ') | length }}"), kFull);
+  EXPECT_EQ(code_of("{{ ('\\n' * 3000000).splitlines() | length }}"), kFull);
+  EXPECT_EQ(code_of("{% set ns = namespace(l=[1]) %}{% for i in range(40) %}{% set ns.l = ns.l + "
+                    "ns.l %}{% endfor %}"),
+            kFull);
+  EXPECT_EQ(code_of("{% set ns = namespace(l=[]) %}{% set all = range(100000) %}{% for i in "
+                    "range(200) %}{% set ns.l = [ns.l, all[:]][-1:] %}{% endfor %}"),
+            kFull);
   // Cycles through namespaces, loops and macros are taken apart at the end (the leak checker
   // watches).
   EXPECT_EQ(render("{% set ns = namespace() %}{% set ns.me = ns %}{% macro m() %}{{ ns.me.me.x "

@@ -260,7 +260,7 @@ const Table& text_methods() {
 Value dict_items(Interpreter& in, const Value& self, const Arguments& args) {
   const Bound bound("items", args, {});
   std::vector<Value> out;
-  in.charge(self.as_dict().entries.size());
+  in.charge_items(self.as_dict().entries.size() * Interpreter::kTextItems);
   for (const auto& [key, value] : self.as_dict().entries)
     out.push_back(Value::list({key, value}, true));
   return Value::list(std::move(out));
@@ -270,7 +270,7 @@ template <bool kKeys>
 Value dict_side(Interpreter& in, const Value& self, const Arguments& args) {
   const Bound bound("keys or values", args, {});
   std::vector<Value> out;
-  in.charge(self.as_dict().entries.size());
+  in.charge_items(self.as_dict().entries.size());
   for (const auto& [key, value] : self.as_dict().entries) out.push_back(kKeys ? key : value);
   return Value::list(std::move(out));
 }

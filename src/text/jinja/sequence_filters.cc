@@ -34,6 +34,7 @@ std::vector<Keyed> keyed(Interpreter& in, const Value& input, const Value& attri
   std::vector<Keyed> out;
   for (const Value& item : in.iterate(input)->items) {
     in.charge(1);
+    in.charge_items(2);
     const Value key =
         attribute.is_undefined() || attribute.is_none() ? item : in.path(item, attribute);
     out.push_back({fold_case(in, key, case_sensitive), item});
@@ -139,7 +140,7 @@ Value sum_filter(Interpreter& in, const Value& input, const Arguments& args) {
 
 Value list_filter(Interpreter& in, const Value& input, const Arguments&) {
   const ListPtr items = in.iterate(input);
-  in.charge(items->items.size() / 8);
+  in.charge_items(items->items.size());
   return Value::list(items->items);
 }
 
@@ -158,7 +159,7 @@ Value end_filter(Interpreter& in, const Value& input, const Arguments&) {
 
 Value reverse_filter(Interpreter& in, const Value& input, const Arguments&) {
   const ListPtr items = in.iterate(input);
-  in.charge(items->items.size() / 8);
+  in.charge_items(items->items.size());
   if (input.is_text()) {
     MarkedText out;
     for (auto it = items->items.rbegin(); it != items->items.rend(); ++it)
@@ -194,13 +195,14 @@ Value batch_filter(Interpreter& in, const Value& input, const Arguments& args) {
   const ListPtr items = in.iterate(input);
   for (const Value& item : items->items) {
     in.charge(1);
+    in.charge_items(row.empty() ? 1 + Interpreter::kTextItems : 1);
     row.push_back(item);
     if (row.size() == static_cast<std::size_t>(size))
       out.push_back(Value::list(std::exchange(row, {})));
   }
   if (!row.empty()) {
     if (bound.has(1) && !bound[1].is_none()) {
-      in.charge(static_cast<std::size_t>(size));
+      in.charge_items(static_cast<std::size_t>(size));
       row.resize(static_cast<std::size_t>(size), bound[1]);
     }
     out.push_back(Value::list(std::move(row)));
@@ -222,6 +224,7 @@ Value map_filter(Interpreter& in, const Value& input, const Arguments& args) {
   if (args.positional.empty()) {
     const Bound bound("map", args, {"attribute", "default"});
     for (const Value& item : items->items) {
+      in.charge_items(1);
       in.charge(1);
       const Value value = in.path(item, bound.required(0));
       out.push_back(value.is_undefined() && bound.has(1) ? bound[1] : value);
@@ -230,7 +233,10 @@ Value map_filter(Interpreter& in, const Value& input, const Arguments& args) {
   }
   const std::string name = in.str(args.positional[0]).bytes();
   const Arguments rest = without(args, 1);
-  for (const Value& item : items->items) out.push_back(in.filter(name, item, rest));
+  for (const Value& item : items->items) {
+    in.charge_items(Interpreter::kTextItems);
+    out.push_back(in.filter(name, item, rest));
+  }
   return Value::list(std::move(out));
 }
 
@@ -247,7 +253,9 @@ Value select_filter(Interpreter& in, const Value& input, const Arguments& args) 
     in.charge(1);
     const Value value = kAttribute ? in.path(item, args.positional[0]) : item;
     const bool holds = has_test ? in.test(name, value, rest) : value.truthy();
-    if (holds == kKeep) out.push_back(item);
+    if (holds != kKeep) continue;
+    in.charge_items(1);
+    out.push_back(item);
   }
   return Value::list(std::move(out));
 }

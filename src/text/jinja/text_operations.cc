@@ -87,13 +87,16 @@ MarkedText replace(Interpreter& in, const MarkedText& text, const MarkedText& fr
 
 namespace {
 
-std::vector<ByteRange> words_of(std::string_view bytes) {
+std::vector<ByteRange> words_of(Interpreter& in, std::string_view bytes) {
   std::vector<ByteRange> words;
   bool inside = false;
   for (std::size_t at = 0; at < bytes.size();) {
     const Utf8Step step = utf8_step(bytes.substr(at));
     const bool space = is_space(step.code_point);
-    if (!space && !inside) words.push_back({at, at});
+    if (!space && !inside) {
+      in.charge_items(Interpreter::kTextItems);
+      words.push_back({at, at});
+    }
     if (!space) words.back().end = at + step.bytes;
     inside = !space;
     at += step.bytes;
@@ -116,15 +119,19 @@ std::vector<Value> split(Interpreter& in, const MarkedText& text, const Value& s
       for (std::size_t at = bytes.rfind(cut);
            at != std::string_view::npos &&
            (limit < 0 || cuts.size() < static_cast<std::size_t>(limit));
-           at = at < cut.size() ? std::string_view::npos : bytes.rfind(cut, at - cut.size()))
+           at = at < cut.size() ? std::string_view::npos : bytes.rfind(cut, at - cut.size())) {
+        in.charge_items(Interpreter::kTextItems);
         cuts.push_back(at);
+      }
       std::reverse(cuts.begin(), cuts.end());
     } else {
       for (std::size_t at = bytes.find(cut);
            at != std::string_view::npos &&
            (limit < 0 || cuts.size() < static_cast<std::size_t>(limit));
-           at = bytes.find(cut, at + cut.size()))
+           at = bytes.find(cut, at + cut.size())) {
+        in.charge_items(Interpreter::kTextItems);
         cuts.push_back(at);
+      }
     }
     std::size_t begin = 0;
     for (const std::size_t at : cuts) {
@@ -134,7 +141,7 @@ std::vector<Value> split(Interpreter& in, const MarkedText& text, const Value& s
     parts.push_back({begin, bytes.size()});
   } else {
     if (!separator.is_undefined() && !separator.is_none()) in.fail("must be str or None");
-    parts = words_of(bytes);
+    parts = words_of(in, bytes);
     const auto keep = static_cast<std::size_t>(std::max<std::int64_t>(limit, 0));
     // What is left when the splits are used up keeps the white space at its far end, as in Python.
     if (limit >= 0 && parts.size() > keep) {
@@ -170,6 +177,7 @@ std::vector<Value> split_lines(Interpreter& in, const MarkedText& text, bool kee
     const bool line_end = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 ||
                           c == 0x2028 || c == 0x2029;
     if (!line_end) continue;
+    in.charge_items(Interpreter::kTextItems);
     if (c == '\r' && at < bytes.size() && bytes[at] == '\n') ++at;
     out.push_back(Value::text(text.slice(begin, keep_ends ? at : end)));
     begin = at;
