@@ -25,25 +25,8 @@ Value function_value(Function::Kind kind, std::string name, Value self) {
 
 }  // namespace
 
-// Counts one level of evaluation while it lives; the same bound as for statements.
-class DepthGuard {
- public:
-  DepthGuard(std::size_t& depth, const Interpreter& in) : depth_(depth) {
-    if (depth_ >= 10 * limits::kTemplateDepth)
-      in.fail(fmt::format("nested deeper than {}", 10 * limits::kTemplateDepth),
-              Code::kResourceExhausted);
-    ++depth_;
-  }
-  ~DepthGuard() { --depth_; }
-  DepthGuard(const DepthGuard&) = delete;
-  DepthGuard& operator=(const DepthGuard&) = delete;
-
- private:
-  std::size_t& depth_;
-};
-
 Value Interpreter::evaluate(const Expr& expr, const ScopePtr& scope) {
-  const DepthGuard guard(depth_, *this);
+  const Depth depth(*this);
   charge(1);
   using Kind = Expr::Kind;
   switch (expr.kind) {
@@ -270,7 +253,7 @@ Arguments Interpreter::evaluate_arguments(const Expr& expr, const ScopePtr& scop
 }
 
 Value Interpreter::evaluate_filter(const Expr& expr, const ScopePtr& scope, const Value* input) {
-  const DepthGuard guard(depth_, *this);
+  const Depth depth(*this);
   Value value;
   if (expr.items[0] == nullptr) {
     value = *input;

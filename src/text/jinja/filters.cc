@@ -54,7 +54,7 @@ Value tojson_filter(Interpreter& in, const Value& input, const Arguments& args) 
   style.sort_keys = bound.flag(3, false);
   if (bound.has(1) && !bound[1].is_none()) {
     style.indented = true;
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
     if (bound[1].is_text()) {
       style.indent = bound[1].bytes();
       origin = either(origin, bound[1].as_text().origin());

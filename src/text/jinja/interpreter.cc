@@ -19,20 +19,12 @@ constexpr std::size_t kWorkBytes = 16 * limits::kTemplateOutputBytes;
 
 }  // namespace
 
-class Interpreter::Depth {
- public:
-  explicit Depth(Interpreter& in) : in_(in) {
-    if (in_.depth_ >= kEvaluationDepth)
-      in_.fail(fmt::format("nested deeper than {}", kEvaluationDepth), Code::kResourceExhausted);
-    ++in_.depth_;
+Interpreter::Depth::Depth(Interpreter& in) : in_(in) {
+  if (in_.depth_ >= kEvaluationDepth) {
+    in_.fail(fmt::format("nested deeper than {}", kEvaluationDepth), Code::kResourceExhausted);
   }
-  ~Depth() { --in_.depth_; }
-  Depth(const Depth&) = delete;
-  Depth& operator=(const Depth&) = delete;
-
- private:
-  Interpreter& in_;
-};
+  ++in_.depth_;
+}
 
 void Scope::set(NameId id, Value value) {
   for (auto& [own, old] : values) {

@@ -109,7 +109,17 @@ class Interpreter {
 
  private:
   enum class Flow { kNormal, kBreak, kContinue };
-  class Depth;
+  // Counts one level of evaluation while it lives, so that no template exhausts the stack.
+  class Depth {
+   public:
+    explicit Depth(Interpreter& in);
+    ~Depth() { --in_.depth_; }
+    Depth(const Depth&) = delete;
+    Depth& operator=(const Depth&) = delete;
+
+   private:
+    Interpreter& in_;
+  };
 
   Flow execute(const Body& body, const ScopePtr& scope, MarkedText& out);
   Flow execute(const Stmt& stmt, const ScopePtr& scope, MarkedText& out);
