@@ -501,6 +501,8 @@ std::variant<ChatRequest, ApiError> parse_chat_request(std::string_view body) {
   } catch (const Json::parse_error& error) {
     return bad("", fmt::format("The body is not valid JSON in UTF-8: see byte {} of {}.",
                                std::min(error.byte, body.size()), body.size()));
+  } catch (const Json::out_of_range& error) {
+    return bad("", fmt::format("The body has a number that is too large: {}.", error.what()));
   }
   if (!json.is_object())
     return bad("", fmt::format("The body must be a JSON object; got {}.", found(json)));
