@@ -246,6 +246,10 @@ TEST(ChatRequest, SaysWhereTheJsonIsBroken) {
   EXPECT_EQ(refused("").message, "The body is empty; send a JSON object with \"messages\".");
   EXPECT_EQ(refused(R"({"messages":[}")").message,
             "The body is not valid JSON in UTF-8: see byte 14 of 15.");
+  const ApiError huge =
+      refused(R"({"messages":[{"role":"user","content":"x"}],"max_tokens":1e400})");
+  EXPECT_EQ(huge.status, 400);
+  EXPECT_NE(huge.message.find("1e400"), std::string::npos) << huge.message;
 }
 
 TEST(ChatRequest, RefusesWhatIsNoJsonObject) {
