@@ -63,31 +63,4 @@ Result<SpanText> ChatTemplate::render(const ChatInputs& inputs) const {
   return state_->body->render([&] { return variables_of(inputs); }, inputs.unix_seconds);
 }
 
-Result<std::string> chat_template_source(std::string_view tokenizer_config_json, bool with_tools) {
-  if (tokenizer_config_json.size() > limits::kJsonFileBytes)
-    return Error(Code::kResourceExhausted, "tokenizer_config.json is too large");
-  const auto config =
-      nlohmann::json::parse(tokenizer_config_json, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) return Error(Code::kCorrupt, "tokenizer_config.json is not an object");
-  const auto it = config.find("chat_template");
-  if (it == config.end() || it->is_null())
-    return Error(Code::kNotFound, "tokenizer_config.json has no chat_template");
-  if (it->is_string()) return it->get<std::string>();
-  if (!it->is_array())
-    return Error(Code::kCorrupt, "tokenizer_config.json: chat_template is neither text nor list");
-  std::string fallback;
-  for (const auto& entry : *it) {
-    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") ||
-        !entry["name"].is_string() || !entry["template"].is_string())
-      return Error(Code::kCorrupt,
-                   "tokenizer_config.json: a chat_template has no name or template");
-    const auto name = entry["name"].get<std::string>();
-    if (with_tools && name == "tool_use") return entry["template"].get<std::string>();
-    if (name == "default") fallback = entry["template"].get<std::string>();
-  }
-  if (fallback.empty())
-    return Error(Code::kNotFound, "tokenizer_config.json has no default chat_template");
-  return fallback;
-}
-
 }  // namespace mesh::text

@@ -46,8 +46,4 @@ class ChatTemplate {
   std::unique_ptr<State> state_;
 };
 
-// The template in tokenizer_config.json: a string, or of a list of {name, template} the one named
-// "tool_use" if `with_tools`, else "default". Errors: not_found when there is none, corrupt.
-Result<std::string> chat_template_source(std::string_view tokenizer_config_json, bool with_tools);
-
 }  // namespace mesh::text

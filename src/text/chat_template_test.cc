@@ -171,17 +171,5 @@ TEST(ChatTemplateTest, ErrorsSayWhatIsWrong) {
   EXPECT_EQ(rendered("x", inputs), "render: template arguments are not an object");
 }
 
-TEST(ChatTemplateTest, FindsTheTemplateInTheConfig) {
-  EXPECT_EQ(chat_template_source(R"({"chat_template":"x"})", false).value(), "x");
-  const char* list =
-      R"({"chat_template":[{"name":"default","template":"d"},{"name":"tool_use","template":"t"}]})";
-  EXPECT_EQ(chat_template_source(list, false).value(), "d");
-  EXPECT_EQ(chat_template_source(list, true).value(), "t");
-  EXPECT_EQ(chat_template_source("{}", false).error().code, Code::kNotFound);
-  for (const char* bad : {"", "[]", R"({"chat_template":1})", R"({"chat_template":[1]})",
-                          R"({"chat_template":[{"name":1}]})"})
-    EXPECT_EQ(chat_template_source(bad, false).error().code, Code::kCorrupt) << bad;
-}
-
 }  // namespace
 }  // namespace mesh::text
