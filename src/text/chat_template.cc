@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/limits.h"
 #include "text/jinja/template.h"
 
 namespace mesh::text {
