@@ -87,6 +87,7 @@ class RandomSource final : public formats::TensorSource {
   // one.
   template <typename ElementAt>
   static void fill(std::uint64_t offset, std::span<std::byte> out, const ElementAt& element) {
+    if (out.empty()) return;  // its pointer may be null
     constexpr std::size_t kWidth = sizeof(element(0));
     std::uint64_t index = offset / kWidth;
     if (const auto skip = static_cast<std::size_t>(offset % kWidth); skip != 0) {
