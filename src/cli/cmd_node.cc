@@ -1,6 +1,9 @@
 // toolkit-mesh run, join and serve: a node until Ctrl-C.
 
-#include <csignal>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -204,13 +207,21 @@ std::string shown(LayerRange layers) {
                             : fmt::format("{}–{}", layers.begin, layers.end - 1);
 }
 
+// Takes one waiting signal, if there is one. sigtimedwait() would also wait, but macOS has none.
+bool take_signal(const sigset_t& signals) {
+  sigset_t pending;
+  sigemptyset(&pending);
+  sigpending(&pending);
+  int number = 0;
+  const bool waiting = sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1;
+  return waiting && sigwait(&signals, &number) == 0;
+}
+
 // Prints "ready" and later changes of readiness, until a signal comes.
 void watch(node::Gateway& gateway, const sigset_t& signals) {
   bool was_ready = false;
   std::string said;
-  while (true) {
-    const timespec pause{0, 100'000'000};
-    if (sigtimedwait(&signals, nullptr, &pause) > 0) return;
+  for (; !take_signal(signals); std::this_thread::sleep_for(std::chrono::milliseconds(50))) {
     const node::MeshStatus status = gateway.status();
     if (status.ready && !was_ready) {
       std::string layout;
@@ -230,8 +241,7 @@ void watch(node::Gateway& gateway, const sigset_t& signals) {
 
 // A load that is under way is waited for; whoever does not want to wait presses Ctrl-C again.
 void second_signal_kills(const sigset_t& signals) {
-  const timespec at_once{0, 0};
-  while (sigtimedwait(&signals, nullptr, &at_once) > 0) {
+  while (take_signal(signals)) {
   }
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
@@ -284,7 +294,7 @@ int run_node(const NodeOptions& options) {
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGPIPE, SIG_IGN);
   const Result<void> ended = serve_until_signal(options, signals);
   if (ended.ok()) return kDone;
   fmt::print(stderr, "✗ {}\n", ended.error().message);
