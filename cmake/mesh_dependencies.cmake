@@ -1,5 +1,5 @@
 # Every third-party library, each from a Debian 12 package named in tools/packages.txt.
-# Targets: Boost::headers OpenSSL::SSL protobuf::libprotobuf fmt::fmt spdlog::spdlog_header_only CLI11::CLI11
+# Targets: Boost::headers OpenSSL::SSL protobuf::libprotobuf fmt::fmt CLI11::CLI11
 #          nlohmann_json::nlohmann_json simdjson::simdjson PkgConfig::{CURL,PCRE2,UTF8PROC,XXHASH} GTest::gtest
 find_package(PkgConfig REQUIRED)
 find_package(Boost 1.81 REQUIRED)
