@@ -160,9 +160,6 @@ void LocalNode::Impl::make_node() {
   node_hooks.changed = [this] {
     if (serving) serving->publish_status();
   };
-  node_hooks.changed = [this] {
-    if (serving) serving->publish_status();
-  };
   node = std::make_unique<MeshNode>(*env, *credentials, std::move(config), std::move(node_hooks));
   serving = std::make_unique<Serving>(*env, *node, *blocking);
 }
