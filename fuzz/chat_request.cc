@@ -16,10 +16,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   // What reaches the template is JSON of the promised kinds, cut out of the body as it was sent.
   const auto& generate = std::get<mesh::api::ChatRequest>(parsed).generate;
-  MESH_CHECK(nlohmann::json::parse(generate.messages_json).is_array(), "messages are no list");
-  if (!generate.tools_json.empty())
-    MESH_CHECK(nlohmann::json::parse(generate.tools_json).is_array(), "tools are no list");
-  if (!generate.template_json.empty())
-    MESH_CHECK(nlohmann::json::parse(generate.template_json).is_object(), "no object of variables");
+  const auto& chat = std::get<mesh::node::ChatPrompt>(generate.prompts.front());
+  MESH_CHECK(nlohmann::json::parse(chat.messages_json).is_array(), "messages are no list");
+  if (!chat.tools_json.empty())
+    MESH_CHECK(nlohmann::json::parse(chat.tools_json).is_array(), "tools are no list");
+  if (!chat.template_json.empty())
+    MESH_CHECK(nlohmann::json::parse(chat.template_json).is_object(), "no object of variables");
   return 0;
 }

@@ -64,7 +64,7 @@ class PipelineWorld::Sink final : public pipeline::TokenSink {
  public:
   explicit Sink(std::uint32_t tokens_max) : tokens_left_(tokens_max) {}
   void admitted() override { MESH_CHECK(!ended_ && !std::exchange(admitted_, true), "admitted"); }
-  void token(TokenId) override {
+  void token(const SampledToken&) override {
     MESH_CHECK(admitted_ && !ended_, "a token outside of a request");
     MESH_CHECK(tokens_left_-- > 0, "more tokens than were asked for");
   }
@@ -83,7 +83,7 @@ class PipelineWorld::Sink final : public pipeline::TokenSink {
 };
 
 PipelineWorld::PipelineWorld(std::uint32_t holding)
-    : env_{loop_, loop_, loop_, *this, *this, events_},
+    : env_{loop_, loop_, loop_, *this, *this, events_, metrics_},
       compute_(loop_, compute_config(), violations_),
       hop_(env_, compute_),
       driver_(env_, [this]() -> Result<pipeline::RouteChoice> { return choice(route_); }) {
@@ -152,12 +152,12 @@ SequenceId PipelineWorld::pick_sequence(Script& script) const {
 void PipelineWorld::play_message(Script& script, PeerId from, std::uint32_t kind) {
   const SequenceId sequence = pick_sequence(script);
   if (kind == 0) {
-    wire::Open open{sequence, from, Epoch{1}, kFingerprint, kClass, {}, 0, 0, 0, {}, {}};
+    wire::Open open{sequence, from, Epoch{1}, kFingerprint, kClass, {}, 0, 0, 0, 0, {}, {}, {}, {}};
     open.stages = stages_of(script.next(kRoutes));
     open.prompt_tokens = 1 + script.next(40);
     open.new_tokens_max = 1 + script.next(40);
     open.positions_max = open.prompt_tokens + script.next(40);
-    open.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
+    open.sampling.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
     deliver(from, wire::encode(open));
   } else if (kind == 1) {
     deliver(from, wire::encode(wire::Prompt{
@@ -208,7 +208,7 @@ void PipelineWorld::play(Script& script) {
     pipeline::GenerateParams params;
     params.prompt.assign(1 + script.next(20), TokenId{3});
     params.new_tokens_max = 1 + script.next(20);
-    params.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
+    params.sampling.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
     sinks_.push_back(std::make_shared<Sink>(params.new_tokens_max));
     started_.push_back(driver_.start(std::move(params), sinks_.back()));
   } else if (kind == 9 && !started_.empty()) {

@@ -53,6 +53,7 @@ class PipelineWorld final : public env::Transport, public env::Random {
 
   env::ManualLoop loop_;
   NullEvents events_;
+  metrics::Registry metrics_;
   Prng stream_{1};
   env::Env env_;
   sim::Violations violations_;

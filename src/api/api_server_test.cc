@@ -64,6 +64,15 @@ class FakeGateway : public node::Gateway {
     cancelled_.push_back(request_id);
     changed_.notify_all();
   }
+  void set_reading(const std::string&, bool) override {}
+  void tokenize(node::TokenizeRequest,
+                std::function<void(Result<std::vector<node::TokenText>>)> done) override {
+    done(Error(Code::kUnavailable, "no model"));
+  }
+  void detokenize(std::vector<TokenId>, std::function<void(Result<std::string>)> done) override {
+    done(Error(Code::kUnavailable, "no model"));
+  }
+  void metrics(std::function<void(std::string)> done) override { done(""); }
   node::MeshStatus status() const override {
     const std::lock_guard lock(mutex_);
     return status_;
@@ -121,8 +130,8 @@ const std::string kStream = R"({"stream":true,"messages":[{"role":"user","conten
 const std::string kStreamUsage = R"({"stream":true,"stream_options":{"include_usage":true},)"
                                  R"("messages":[{"role":"user","content":"hi"}]})";
 constexpr const char* kChatPath = "/v1/chat/completions";
-constexpr node::Usage kUsage = {5, 3};
-const node::Timings kTimings = {milliseconds(20), milliseconds(100)};
+constexpr node::Usage kUsage = {5, 3, 0};
+const node::Timings kTimings = {{}, milliseconds(20), milliseconds(100)};
 
 class ApiServerTest : public ::testing::Test {
  protected:
@@ -174,11 +183,13 @@ TEST_F(ApiServerTest, AnswersAChat) {
     client.send(TestClient::text("POST", path, kChat));
     const Generation g = gateway_.next();
     ASSERT_TRUE(g.sink);
-    EXPECT_EQ(g.request.messages_json, R"([{"role":"user","content":"hi"}])");
-    g.sink->on_start({5, 0});
-    g.sink->on_text("h\xC3\xA4");
-    g.sink->on_text(" \"x\"\n");
-    g.sink->on_end(node::FinishReason::kStop, kUsage, kTimings);
+    EXPECT_EQ(std::get<node::ChatPrompt>(g.request.prompts.at(0)).messages_json,
+              R"([{"role":"user","content":"hi"}])");
+    g.sink->on_start({5, 0, 0});
+    g.sink->on_piece(0, {"h\xC3\xA4", {}});
+    g.sink->on_piece(0, {" \"x\"\n", {}});
+    g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+    g.sink->on_end(kUsage, kTimings);
     const TestResponse response = client.read_response();
     EXPECT_EQ(response.status, 200);
     EXPECT_EQ(response.headers.at("x-request-id"), g.request.request_id);
@@ -201,12 +212,13 @@ TEST_F(ApiServerTest, StreamsAChat) {
     client.send(TestClient::text("POST", kChatPath, usage ? kStreamUsage : kStream));
     const Generation g = gateway_.next();
     ASSERT_TRUE(g.sink);
-    g.sink->on_start({5, 0});
-    g.sink->on_text("a\xC3");
-    g.sink->on_text(
-        "\xA4"
-        "b");
-    g.sink->on_end(node::FinishReason::kLength, kUsage, kTimings);
+    g.sink->on_start({5, 0, 0});
+    g.sink->on_piece(0, {"a\xC3", {}});
+    g.sink->on_piece(0, {"\xA4"
+                         "b",
+                         {}});
+    g.sink->on_choice_end(0, node::FinishReason::kLength, "");
+    g.sink->on_end(kUsage, kTimings);
     const TestResponse response = client.read_response();
     EXPECT_EQ(response.headers.at("content-type"), "text/event-stream; charset=utf-8");
     EXPECT_EQ(response.headers.at("cache-control"), "no-cache");
@@ -243,11 +255,11 @@ TEST_F(ApiServerTest, SendsEveryTokenAtOnce) {
   client.send(TestClient::text("POST", kChatPath, kStream));
   const Generation g = gateway_.next();
   ASSERT_TRUE(g.sink);
-  g.sink->on_start({5, 0});
+  g.sink->on_start({5, 0, 0});
   client.read_head();
   EXPECT_NE(client.read_chunk().find("\"role\":\"assistant\""), std::string::npos);
   for (const std::string text : {"one", "two"}) {
-    g.sink->on_text(text);
+    g.sink->on_piece(0, {text, {}});
     EXPECT_NE(client.read_chunk().find("\"content\":\"" + text + "\""), std::string::npos);
   }
 }
@@ -264,8 +276,8 @@ TEST_F(ApiServerTest, ReportsAFailureBeforeAndAfterTheFirstToken) {
 
   client.send(TestClient::text("POST", kChatPath, kStream));
   g = gateway_.next();
-  g.sink->on_start({5, 0});
-  g.sink->on_text("partial");
+  g.sink->on_start({5, 0, 0});
+  g.sink->on_piece(0, {"partial", {}});
   g.sink->on_error(Error(Code::kDeadlineExceeded, "node tower did not answer"));
   const std::vector<std::string> events = events_of(client.read_response().body);
   ASSERT_EQ(events.size(), 4u);
@@ -312,13 +324,14 @@ TEST_F(ApiServerTest, CancelsWhenTheClientGoes) {
     client.send(TestClient::text("POST", kChatPath, body));
     const Generation g = gateway_.next();
     ASSERT_TRUE(g.sink);
-    g.sink->on_start({5, 0});
-    g.sink->on_text("x");
+    g.sink->on_start({5, 0, 0});
+    g.sink->on_piece(0, {"x", {}});
     if (body == kStream) client.read_head();
     client.close();
     EXPECT_EQ(gateway_.next_cancelled(), g.request.request_id);
-    g.sink->on_text("into the void");
-    g.sink->on_end(node::FinishReason::kStop, kUsage, kTimings);
+    g.sink->on_piece(0, {"into the void", {}});
+    g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+    g.sink->on_end(kUsage, kTimings);
   }
 }
 
@@ -326,7 +339,8 @@ TEST_F(ApiServerTest, DoesNotCancelWhatIsComplete) {
   TestClient client(serve());
   client.send(TestClient::text("POST", kChatPath, kStream));
   const Generation g = gateway_.next();
-  g.sink->on_end(node::FinishReason::kStop, kUsage, kTimings);
+  g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+  g.sink->on_end(kUsage, kTimings);
   EXPECT_EQ(client.read_response().status, 200);
   client.close();
   server_.reset();
@@ -341,9 +355,9 @@ TEST_F(ApiServerTest, CancelsAndEndsASlowReader) {
   client.send(TestClient::text("POST", kChatPath, kStream));
   const Generation g = gateway_.next();
   ASSERT_TRUE(g.sink);
-  g.sink->on_start({5, 0});
+  g.sink->on_start({5, 0, 0});
   // More than what socket buffers and the bound take together; the mesh is never blocked.
-  for (int i = 0; i < 20'000; ++i) g.sink->on_text("token ");
+  for (int i = 0; i < 20'000; ++i) g.sink->on_piece(0, {"token ", {}});
   EXPECT_EQ(gateway_.next_cancelled(), g.request.request_id);
   const std::vector<std::string> events = events_of(client.read_response().body);
   ASSERT_GE(events.size(), 2u);
@@ -361,8 +375,9 @@ TEST_F(ApiServerTest, KeepsAWaitingStreamAlive) {
   EXPECT_EQ(client.read_head().status, 200);
   EXPECT_NE(client.read_chunk().find("assistant"), std::string::npos);
   EXPECT_EQ(client.read_chunk(), ": ping\n\n");
-  g.sink->on_start({5, 0});
-  g.sink->on_end(node::FinishReason::kStop, kUsage, kTimings);
+  g.sink->on_start({5, 0, 0});
+  g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+  g.sink->on_end(kUsage, kTimings);
   std::string rest;
   for (std::string chunk = client.read_chunk(); !chunk.empty(); chunk = client.read_chunk())
     rest += chunk;
@@ -567,10 +582,10 @@ TEST_F(ApiServerTest, StopsWhileAnswering) {
   client.send(TestClient::text("POST", kChatPath, kStream));
   const Generation g = gateway_.next();
   ASSERT_TRUE(g.sink);
-  g.sink->on_start({5, 0});
+  g.sink->on_start({5, 0, 0});
   server_.reset();
   EXPECT_EQ(gateway_.next_cancelled(), g.request.request_id);
-  g.sink->on_text("late");
+  g.sink->on_piece(0, {"late", {}});
   g.sink->on_error(Error(Code::kInternal, "late"));
 }
 
@@ -586,9 +601,11 @@ TEST_F(ApiServerTest, ServesManyStreamsAtOnce) {
   for (int i = 0; i < kClients; ++i) generations.push_back(gateway_.next());
   std::thread loop([&] {
     for (int t = 0; t < kTokens; ++t)
-      for (const Generation& g : generations) g.sink->on_text(std::to_string(t) + ",");
-    for (const Generation& g : generations)
-      g.sink->on_end(node::FinishReason::kStop, kUsage, kTimings);
+      for (const Generation& g : generations) g.sink->on_piece(0, {std::to_string(t) + ",", {}});
+    for (const Generation& g : generations) {
+      g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+      g.sink->on_end(kUsage, kTimings);
+    }
   });
   std::string expected;
   for (int t = 0; t < kTokens; ++t) expected += std::to_string(t) + ",";

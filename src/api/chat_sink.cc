@@ -68,10 +68,10 @@ void ChatSink::push_text(std::string_view text) {
   responder_.push(std::move(event));
 }
 
-void ChatSink::on_text(std::string text) {
+void ChatSink::on_piece(std::uint32_t, node::Piece piece) {
   const std::lock_guard lock(mutex_);
   if (ended_) return;
-  const std::string whole = gate_.push(text);
+  const std::string whole = gate_.push(piece.text);
   if (!options_.stream) {
     text_ += whole;
     return;
@@ -80,9 +80,14 @@ void ChatSink::on_text(std::string text) {
   push_text(whole);
 }
 
-void ChatSink::on_end(node::FinishReason reason, const node::Usage& usage,
-                      const node::Timings& timings) {
+void ChatSink::on_choice_end(std::uint32_t, node::FinishReason reason, std::string) {
   const std::lock_guard lock(mutex_);
+  reason_ = reason;
+}
+
+void ChatSink::on_end(const node::Usage& usage, const node::Timings& timings) {
+  const std::lock_guard lock(mutex_);
+  const node::FinishReason reason = reason_;
   if (std::exchange(ended_, true)) return;
   const std::string rest = gate_.flush();
   if (!options_.stream) {

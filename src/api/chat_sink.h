@@ -33,9 +33,9 @@ class ChatSink : public node::GenerateSink, public std::enable_shared_from_this<
   void arm();
 
   void on_start(const node::Usage& prompt) override;
-  void on_text(std::string text) override;
-  void on_end(node::FinishReason reason, const node::Usage& usage,
-              const node::Timings& timings) override;
+  void on_piece(std::uint32_t choice, node::Piece piece) override;
+  void on_choice_end(std::uint32_t choice, node::FinishReason reason, std::string stop) override;
+  void on_end(const node::Usage& usage, const node::Timings& timings) override;
   void on_error(const Error& error) override;
 
  private:
@@ -48,6 +48,7 @@ class ChatSink : public node::GenerateSink, public std::enable_shared_from_this<
   const ChunkFrame frame_;
   std::mutex mutex_;
   bool streaming_ = false, ended_ = false;
+  node::FinishReason reason_ = node::FinishReason::kStop;
   Utf8Gate gate_;
   std::string text_;  // when not streamed
 };

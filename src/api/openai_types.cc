@@ -294,6 +294,11 @@ std::string template_messages(std::string_view raw) {
   return changed ? dump(messages) : std::string(raw);
 }
 
+node::ChatPrompt& out_chat(ChatRequest& out) {
+  if (out.generate.prompts.empty()) out.generate.prompts.emplace_back(node::ChatPrompt{});
+  return std::get<node::ChatPrompt>(out.generate.prompts.front());
+}
+
 Problem read_max_tokens(const Json& body, std::optional<std::uint32_t>& out) {
   for (const char* name : {"max_tokens", "max_completion_tokens"}) {
     const auto at = body.find(name);
@@ -345,9 +350,9 @@ Problem read_rest(const Json& body, std::string_view text, ChatRequest& out) {
   const auto raw = json_members(text);
   if (kwargs != body.end() && !kwargs->is_null()) {
     if (!kwargs->is_object()) return wrong_type("chat_template_kwargs", "an object", *kwargs);
-    out.generate.template_json = std::string(raw.at("chat_template_kwargs"));
+    out_chat(out).template_json = std::string(raw.at("chat_template_kwargs"));
   }
-  out.generate.messages_json = template_messages(raw.at("messages"));
+  out_chat(out).messages_json = template_messages(raw.at("messages"));
   return std::nullopt;
 }
 

@@ -42,9 +42,11 @@ TEST(ChatRequest, ReadsWhatExists) {
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);
   EXPECT_EQ(request.generate.max_tokens, 7u);
-  EXPECT_EQ(request.generate.messages_json, R"([ {"role":"user", "content":"h\u00e4"} ])");
-  EXPECT_EQ(request.generate.template_json, R"({"enable_thinking": false})");
-  EXPECT_EQ(request.generate.tools_json, "");
+  EXPECT_EQ(std::get<node::ChatPrompt>(request.generate.prompts.at(0)).messages_json,
+            R"([ {"role":"user", "content":"h\u00e4"} ])");
+  EXPECT_EQ(std::get<node::ChatPrompt>(request.generate.prompts.at(0)).template_json,
+            R"({"enable_thinking": false})");
+  EXPECT_EQ(std::get<node::ChatPrompt>(request.generate.prompts.at(0)).tools_json, "");
 }
 
 TEST(ChatRequest, DefaultsAreNeutral) {
@@ -53,7 +55,7 @@ TEST(ChatRequest, DefaultsAreNeutral) {
   EXPECT_FALSE(request.include_usage);
   EXPECT_EQ(request.model, "");
   EXPECT_EQ(request.generate.max_tokens, std::nullopt);
-  EXPECT_EQ(request.generate.template_json, "");
+  EXPECT_EQ(std::get<node::ChatPrompt>(request.generate.prompts.at(0)).template_json, "");
 }
 
 TEST(ChatRequest, AcceptsNeutralValuesAndIgnoresTheRest) {
@@ -237,7 +239,7 @@ TEST(ChatRequest, GivesTheTemplateTextWhereTheClientSentPartsOrNull) {
       R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"},)"
       R"({"type":"text","text":"b"}],"name":"n"},{"role":"assistant","content":null,"x":1},)"
       R"({"role":"user","content":[]}]})");
-  EXPECT_EQ(request.generate.messages_json,
+  EXPECT_EQ(std::get<node::ChatPrompt>(request.generate.prompts.at(0)).messages_json,
             R"([{"role":"user","content":"a\nb","name":"n"},)"
             R"({"role":"assistant","content":"","x":1},{"role":"user","content":""}])");
 }

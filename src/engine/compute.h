@@ -5,15 +5,30 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/sampling.h"
 #include "base/time.h"
+#include "engine/token_history.h"
 
 namespace mesh::engine {
+
+// What is wanted of one sampled row.
+struct SampleSpec {
+  std::uint32_t position = 0;                    // of the token that follows the row
+  std::uint32_t drawn = 0;                       // tokens of the answer so far
+  std::shared_ptr<const SamplingParams> params;  // none: greedy, no log-probabilities
+  // Needed by penalties. Its owner, the control loop, does not change it while a step that names it
+  // is in flight.
+  std::shared_ptr<const TokenHistory> history;
+  std::optional<TokenId> given;  // the token is known: only its log-probability is wanted
+};
 
 // One step of a stage: T rows of S sequences, the rows of a sequence at consecutive positions.
 struct StepJob {
@@ -25,12 +40,13 @@ struct StepJob {
   std::vector<PageId> pages;
   Buffer residual_in;                     // [T, hidden]; empty on the first stage
   std::vector<std::int32_t> sample_rows;  // rows to sample from; last stage only, ascending
+  std::vector<SampleSpec> sampling;       // one per sample_rows; empty: greedy for all
   std::size_t rows() const { return positions.size(); }
 };
 
 struct StepOutput {
-  Buffer residual_out;           // [T, hidden] of the residual type; empty on the last stage
-  std::vector<TokenId> sampled;  // one per sample_rows
+  Buffer residual_out;                // [T, hidden] of the residual type; empty on the last stage
+  std::vector<SampledToken> sampled;  // one per sample_rows
   std::vector<std::uint8_t> non_finite;  // [S] 1: this sequence's rows or logits are not finite
   Duration compute{};
 };

@@ -116,7 +116,7 @@ class Evaluation {
       State& state = states_[parts_[i].sequence];
       state.done += parts_[i].rows;
       if (!rows[i].sample) continue;
-      const TokenId token = out.sampled[sampled++];
+      const TokenId token = out.sampled[sampled++].token;
       std::vector<TokenId>& generated = result_.sequences[parts_[i].sequence].generated;
       if (generated.size() >= options_.generate) continue;
       generated.push_back(token);

@@ -211,7 +211,7 @@ void Stage::sample(ops::Step& step, const ops::Tensor& residual, const StepJob& 
     while (job.row_start[s + 1] <= at) ++s;
     const Sample choice = greedy({row, vocabulary});
     if (!choice.finite) out.non_finite[s] = 1;
-    out.sampled.push_back(choice.token);
+    out.sampled.push_back({choice.token, 0.0f, {}});
     row += vocabulary;
   }
 }

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "base/events.h"
+#include "base/metrics.h"
 #include "base/time.h"
 #include "env/transport.h"
 
@@ -80,6 +81,7 @@ struct Env {
   Random& random;
   Transport& transport;
   Events& events;
+  metrics::Registry& metrics;  // of the node
 };
 
 }  // namespace mesh::env

@@ -51,6 +51,7 @@ struct LocalNode::Impl {
   std::unique_ptr<Credentials> credentials;
   std::unique_ptr<net::IoThread> io;
   std::unique_ptr<net::TlsTransport> transport;
+  metrics::Registry metrics;
   std::unique_ptr<env::Env> env;
   std::unique_ptr<ops::Backend> backend;  // until a model is there
   ops::BackendInfo backend_info;
@@ -110,7 +111,7 @@ Result<void> LocalNode::Impl::open_device() {
 Result<void> LocalNode::Impl::open_transport() {
   io = std::make_unique<net::IoThread>();
   transport = std::make_unique<net::TlsTransport>(*io, loop, *events, credentials->identity());
-  env = std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events});
+  env = std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events, metrics});
   if (options.listen.host.empty()) return {};
   // Every node of a machine takes two ports, so the peers' ports are two apart.
   Error last(Code::kUnavailable, "no port tried");

@@ -43,6 +43,7 @@ class Mesh {
     membership::FakeVerifier verifier;
     CountingRandom random;
     NullEvents events;
+    metrics::Registry metrics;
     std::unique_ptr<env::MemoryTransport> transport;
     TestCompute compute;
     std::vector<std::pair<std::string, bool>> refused;
@@ -58,7 +59,7 @@ class Mesh {
     const env::Address address{std::string(1, letter), 1};
     node->transport = network_.attach(id, address, loop);
     node->env = std::make_unique<env::Env>(
-        env::Env{loop, loop, loop, node->random, *node->transport, node->events});
+        env::Env{loop, loop, loop, node->random, *node->transport, node->events, node->metrics});
     NodeConfig config;
     config.name = std::string(1, letter);
     config.certificate = membership::FakeVerifier::issue(cluster, id, std::int64_t{1} << 60);
@@ -237,11 +238,19 @@ TEST(MeshNodeTest, ARefusalBySomebodyWhoCameByIsNotOneByASeed) {
   EXPECT_TRUE(stranger.refused[0].second);
 }
 
+GenerateRequest chat(std::string id) {
+  GenerateRequest request;
+  request.request_id = std::move(id);
+  request.prompts.emplace_back(ChatPrompt{"[]", "", "", false});
+  return request;
+}
+
 class RecordingGenerate final : public GenerateSink {
  public:
   void on_start(const Usage&) override {}
-  void on_text(std::string) override {}
-  void on_end(FinishReason, const Usage&, const Timings&) override { ++ends; }
+  void on_piece(std::uint32_t, Piece) override {}
+  void on_choice_end(std::uint32_t, FinishReason, std::string) override {}
+  void on_end(const Usage&, const Timings&) override { ++ends; }
   void on_error(const Error& why) override {
     ++ends;
     error = why;
@@ -256,19 +265,19 @@ TEST(ServingTest, EveryRequestIsAnsweredBeforeTheModelIsThereAndAfterTheEnd) {
   env::BlockingPool pool(1);
   Serving serving(*a.env, *a.mesh, pool);
   auto early = std::make_shared<RecordingGenerate>();
-  serving.generate({"r1", "[]", "", "", {}}, early);
+  serving.generate(chat("r1"), early);
   EXPECT_EQ(early->ends, 0) << "never from within generate()";
   mesh.settle();
   EXPECT_EQ(early->error->code, Code::kUnavailable);
   mesh.run(seconds(1));
   auto without_text = std::make_shared<RecordingGenerate>();
-  serving.generate({"r2", "[]", "", "", {}}, without_text);
+  serving.generate(chat("r2"), without_text);
   mesh.settle();
   EXPECT_NE(without_text->error->message.find("still being loaded"), std::string::npos);
   serving.cancel("unknown");
   serving.shut_down(Error(Code::kUnavailable, "stopping"));
   auto late = std::make_shared<RecordingGenerate>();
-  serving.generate({"r3", "[]", "", "", {}}, late);
+  serving.generate(chat("r3"), late);
   mesh.settle();
   EXPECT_EQ(late->error->message, "stopping");
 }
@@ -279,7 +288,7 @@ TEST(ServingTest, MayBeDestroyedWithAnswersUnderWay) {
   env::BlockingPool pool(1);
   auto serving = std::make_unique<Serving>(*a.env, *a.mesh, pool);
   auto sink = std::make_shared<RecordingGenerate>();
-  serving->generate({"r1", "[]", "", "", {}}, sink);
+  serving->generate(chat("r1"), sink);
   serving.reset();
   mesh.settle();
   EXPECT_EQ(sink->ends, 0);

@@ -24,26 +24,27 @@ class Serving::Answer : public pipeline::TokenSink {
 
   void admitted() override { sink_->on_start(usage_); }
 
-  void token(TokenId id) override {
+  void token(const SampledToken& token) override {
     const Instant now = serving_.env_.clock.now();
     if (usage_.completion_tokens == 0) first_ = now;
     last_ = now;
     ++usage_.completion_tokens;
-    std::string piece = detokenizer_.push(id);
-    if (!piece.empty()) sink_->on_text(std::move(piece));
+    std::string piece = detokenizer_.push(token.token);
+    if (!piece.empty()) sink_->on_piece(0, {std::move(piece), {}});
   }
 
   void finished(wire::Finish reason) override {
     std::string rest = detokenizer_.finish();
-    if (!rest.empty()) sink_->on_text(std::move(rest));
+    if (!rest.empty()) sink_->on_piece(0, {std::move(rest), {}});
     Timings timings;
     if (usage_.completion_tokens > 0) {
       timings.prompt = first_ - submitted_;
       timings.generation = last_ - first_;
     }
     serving_.requests_.erase(request_id_);
-    sink_->on_end(reason == wire::Finish::kLength ? FinishReason::kLength : FinishReason::kStop,
-                  usage_, timings);
+    sink_->on_choice_end(
+        0, reason == wire::Finish::kLength ? FinishReason::kLength : FinishReason::kStop, "");
+    sink_->on_end(usage_, timings);
   }
 
   void failed(const Error& why) override { serving_.fail(request_id_, why); }
@@ -96,14 +97,15 @@ void Serving::generate(GenerateRequest request, std::shared_ptr<GenerateSink> si
 void Serving::encode(GenerateRequest request, std::shared_ptr<const TextService> text) {
   const std::string id = request.request_id;
   const std::int64_t now_s = env_.clock.unix_milliseconds() / 1000;
-  const Result<void> queued = blocking_.submit([this, alive = std::weak_ptr<bool>(alive_), now_s,
-                                                request = std::move(request),
-                                                text = std::move(text)] {
-    auto prompt = std::make_shared<Result<std::vector<TokenId>>>(text->encode_chat(request, now_s));
-    env_.loop.post([this, alive, request, prompt] {
-      if (!alive.expired()) start(request, std::move(*prompt));
-    });
-  });
+  const Result<void> queued =
+      blocking_.submit([this, alive = std::weak_ptr<bool>(alive_), now_s,
+                        request = std::move(request), text = std::move(text)] {
+        auto prompt = std::make_shared<Result<std::vector<TokenId>>>(
+            text->encode_chat(std::get<ChatPrompt>(request.prompts.front()), now_s));
+        env_.loop.post([this, alive, request, prompt] {
+          if (!alive.expired()) start(request, std::move(*prompt));
+        });
+      });
   if (!queued.ok()) fail(id, queued.error());
 }
 
@@ -141,7 +143,7 @@ void Serving::start(const GenerateRequest& request, Result<std::vector<TokenId>>
   pipeline::GenerateParams params;
   params.prompt = std::move(*prompt);
   params.new_tokens_max = *new_tokens_max;
-  params.stop_ids = stop_ids_;
+  params.sampling.stop_ids = stop_ids_;
   auto answer = std::make_shared<Answer>(*this, request.request_id, found->second.sink, text_,
                                          prompt_tokens, found->second.submitted);
   found->second.sequence = node_.driver().start(std::move(params), std::move(answer));
@@ -178,6 +180,20 @@ void Serving::shut_down(const Error& why) {
     if (entry.mapped().sequence.has_value()) node_.driver().cancel(*entry.mapped().sequence);
     entry.mapped().sink->on_error(why);
   }
+}
+
+void Serving::set_reading(const std::string&, bool) {}
+
+void Serving::tokenize(TokenizeRequest, std::function<void(Result<std::vector<TokenText>>)> done) {
+  done(Error(Code::kUnsupported, "not built"));
+}
+
+void Serving::detokenize(std::vector<TokenId>, std::function<void(Result<std::string>)> done) {
+  done(Error(Code::kUnsupported, "not built"));
+}
+
+void Serving::metrics(std::function<void(std::string)> done) {
+  done("");
 }
 
 MeshStatus Serving::status() const {

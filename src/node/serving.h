@@ -27,6 +27,12 @@ class Serving : public Gateway {
 
   void generate(GenerateRequest request, std::shared_ptr<GenerateSink> sink) override;
   void cancel(const std::string& request_id) override;
+  void set_reading(const std::string& request_id, bool reading) override;
+  void tokenize(TokenizeRequest request,
+                std::function<void(Result<std::vector<TokenText>>)> done) override;
+  void detokenize(std::vector<TokenId> tokens,
+                  std::function<void(Result<std::string>)> done) override;
+  void metrics(std::function<void(std::string)> done) override;
   MeshStatus status() const override;
 
   // Control loop: takes a new snapshot for status().

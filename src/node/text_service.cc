@@ -23,7 +23,7 @@ Result<std::shared_ptr<const TextService>> TextService::create(const formats::Mo
   return std::shared_ptr<const TextService>(std::move(service));
 }
 
-Result<std::vector<TokenId>> TextService::encode_chat(const GenerateRequest& request,
+Result<std::vector<TokenId>> TextService::encode_chat(const ChatPrompt& request,
                                                       std::int64_t unix_seconds) const {
   text::ChatInputs inputs;
   inputs.messages_json = request.messages_json;

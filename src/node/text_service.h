@@ -23,7 +23,7 @@ class TextService {
 
   // Renders the chat template (caller text can never become a control token) and encodes.
   // Errors: invalid_argument with the template's or the tokenizer's sentence.
-  Result<std::vector<TokenId>> encode_chat(const GenerateRequest& request,
+  Result<std::vector<TokenId>> encode_chat(const ChatPrompt& request,
                                            std::int64_t unix_seconds) const;
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
 

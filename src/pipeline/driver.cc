@@ -44,7 +44,6 @@ void Driver::open_route(SequenceId sequence, Request& request) {
   open.prompt_tokens = static_cast<std::uint32_t>(request.params.prompt.size());
   open.new_tokens_max = request.params.new_tokens_max;
   open.positions_max = open.prompt_tokens + open.new_tokens_max;
-  open.stop_ids = request.params.stop_ids;
   open.sampling = request.params.sampling;
   const std::vector<wire::StageAssignment> stages = request.route.stages;
   for (const wire::StageAssignment& stage : stages) {
@@ -100,7 +99,7 @@ void Driver::accept_token(SequenceId sequence, const wire::TokenRow& row, PeerId
   // The sink may cancel from within token(); look again afterwards.
   if (row.finish != wire::Finish::kStop) {
     const std::shared_ptr<TokenSink> sink = request.sink;
-    sink->token(row.token);
+    sink->token({row.token, row.logprob, row.top});
   }
   if (row.finish != wire::Finish::kNone && requests_.contains(sequence))
     finish(sequence, row.finish);

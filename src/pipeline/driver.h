@@ -21,8 +21,7 @@ namespace mesh::pipeline {
 struct GenerateParams {
   std::vector<TokenId> prompt;       // not empty
   std::uint32_t new_tokens_max = 0;  // ≥ 1; prompt + new ≤ context
-  std::vector<TokenId> stop_ids;
-  wire::Sampling sampling;
+  SamplingParams sampling;
 };
 
 // Receives one sequence: admitted once, then tokens in order, then exactly one of finished and
@@ -31,7 +30,7 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void admitted() = 0;
-  virtual void token(TokenId id) = 0;  // a stop token is not delivered
+  virtual void token(const SampledToken& token) = 0;  // a stop token is not delivered
   virtual void finished(wire::Finish reason) = 0;
   virtual void failed(const Error& why) = 0;
 };

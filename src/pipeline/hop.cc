@@ -86,7 +86,7 @@ void Hop::on_open(PeerId from, const wire::Open& open) {
   sequence.prompt_tokens = open.prompt_tokens;
   sequence.positions_max = open.positions_max;
   sequence.new_tokens_max = open.new_tokens_max;
-  sequence.stop_ids = open.stop_ids;
+  sequence.sampling = std::make_shared<const SamplingParams>(open.sampling);
   sequence.opened = env_.clock.now();
   reply(from, open.sequence, std::nullopt);
 }
@@ -372,9 +372,12 @@ void Hop::forward(const Flight& flight, const engine::StepOutput& output) {
 // `position` is the row's; the sampled token sits one further.
 wire::TokenRow Hop::token_row(SequenceId id, const Sequence& sequence, std::uint32_t position,
                               TokenId token) {
-  wire::TokenRow row{id, position + 1, token, wire::Finish::kNone};
-  const bool stop = std::find(sequence.stop_ids.begin(), sequence.stop_ids.end(), token) !=
-                    sequence.stop_ids.end();
+  wire::TokenRow row;
+  row.sequence = id;
+  row.position = position + 1;
+  row.token = token;
+  const std::vector<TokenId>& stop_ids = sequence.sampling->stop_ids;
+  const bool stop = std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
   if (stop)
     row.finish = wire::Finish::kStop;
   else if (position + 2 >= sequence.prompt_tokens + sequence.new_tokens_max)
@@ -387,7 +390,7 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
   std::size_t next = 0;
   for (const engine::BatchPart& part : flight.parts) {
     if (next >= flight.sampled.size() || flight.sampled[next] != part.sequence) continue;
-    const TokenId token = output.sampled[next++];
+    const TokenId token = output.sampled[next++].token;
     const auto found = sequences_.find(part.sequence);
     if (found == sequences_.end()) continue;
     const auto last = static_cast<std::uint32_t>(part.first_position + part.rows - 1);

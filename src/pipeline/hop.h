@@ -76,7 +76,7 @@ class Hop {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t positions_max = 0;
     std::uint32_t new_tokens_max = 0;
-    std::vector<TokenId> stop_ids;
+    std::shared_ptr<const SamplingParams> sampling;
     std::uint32_t next_position = 0;  // of the next row to arrive
     Instant opened;
     std::optional<Instant> cut;  // since when a neighbour's link is lost

@@ -27,7 +27,7 @@ wire::Open open_message(std::uint64_t id, std::uint32_t prompt, std::uint32_t mo
   open.prompt_tokens = prompt;
   open.new_tokens_max = more;
   open.positions_max = prompt + more;
-  open.stop_ids = {99};
+  open.sampling.stop_ids = {99};
   return open;
 }
 
@@ -41,7 +41,7 @@ std::vector<TokenId> tokens_of(std::size_t count) {
 class Stage {
  public:
   Stage(PeerId self, LayerRange layers)
-      : transport(self), env{loop, loop, loop, random, transport, events}, hop(env, compute) {
+      : transport(self), env{loop, loop, loop, random, transport, events, metrics}, hop(env, compute) {
     compute.held = layers;
     hop.hold({Epoch{1}, layers, kPrint, "n1", compute.pages});
   }
@@ -70,6 +70,7 @@ class Stage {
   env::ManualLoop loop;
   CountingRandom random;
   NullEvents events;
+  metrics::Registry metrics;
   RecordingTransport transport;
   TestCompute compute;
   env::Env env;
@@ -263,9 +264,10 @@ TEST(HopTest, SurvivesMessagesBeforeAnythingIsHeld) {
   env::ManualLoop loop;
   CountingRandom random;
   NullEvents events;
+  metrics::Registry metrics;
   RecordingTransport transport(kB);
   TestCompute compute;
-  env::Env env{loop, loop, loop, random, transport, events};
+  env::Env env{loop, loop, loop, random, transport, events, metrics};
   Hop hop(env, compute);
   hop.on_open(kX, open_message(1, 2, 4, kX));
   hop.on_prompt(kX, {SequenceId{1}, tokens_of(2)});
@@ -320,8 +322,9 @@ class DriverTest : public ::testing::Test {
   env::ManualLoop loop;
   CountingRandom random;
   NullEvents events;
+  metrics::Registry metrics;
   RecordingTransport transport{kX};
-  env::Env env{loop, loop, loop, random, transport, events};
+  env::Env env{loop, loop, loop, random, transport, events, metrics};
   std::optional<Error> no_route;
   std::unique_ptr<Driver> driver = std::make_unique<Driver>(env, [this]() -> Result<RouteChoice> {
     if (no_route) return *no_route;

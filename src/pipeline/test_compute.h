@@ -46,7 +46,7 @@ class TestCompute final : public engine::Compute {
       out.residual_out = Buffer(job.rows() * kTestShape.row_bytes);
     else
       for (std::int32_t row : job.sample_rows)
-        out.sampled.push_back(10 + job.positions[static_cast<std::size_t>(row)]);
+        out.sampled.push_back({10 + job.positions[static_cast<std::size_t>(row)], 0.0f, {}});
     rows += job.rows();
     auto shared = std::make_shared<engine::StepOutput>(std::move(out));
     pending.push_back([shared, done = std::move(done)] { done(std::move(*shared)); });
@@ -115,8 +115,8 @@ class CountingRandom final : public env::Random {
 class RecordingSink : public TokenSink {
  public:
   void admitted() override { ++admissions; }
-  void token(TokenId id) override {
-    tokens.push_back(id);
+  void token(const SampledToken& token) override {
+    tokens.push_back(token.token);
     if (on_token) on_token();
   }
   void finished(wire::Finish reason) override {

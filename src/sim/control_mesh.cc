@@ -21,9 +21,9 @@ void ControlMesh::start(const std::string& name, ControlNode::OnChange on_change
   machine.host = std::make_unique<Host>(world_, name, splitmix64(seed_ ^ fnv1a64(name)) + life);
   machine.transport = network_.attach(*machine.host, machine.config.id, machine.config.address);
   Host& host = *machine.host;
-  machine.node =
-      std::make_unique<ControlNode>(env::Env{host, host, host, host, *machine.transport, host},
-                                    machine.config, std::move(on_change));
+  machine.node = std::make_unique<ControlNode>(
+      env::Env{host, host, host, host, *machine.transport, host, host.metrics()}, machine.config,
+      std::move(on_change));
   machine.node->start();
 }
 

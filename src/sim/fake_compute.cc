@@ -196,7 +196,7 @@ Result<engine::StepOutput> FakeCompute::compute(const engine::StepJob& job) {
       std::memcpy(out.residual_out.data() + r * row_bytes, &values[r], sizeof(values[r]));
   }
   for (std::int32_t r : job.sample_rows)
-    out.sampled.push_back(sample(values[r], config_.vocabulary));
+    out.sampled.push_back({sample(values[r], config_.vocabulary), 0.0f, {}});
   out.non_finite.assign(job.kv_length.size(), 0);
   return out;
 }

@@ -46,7 +46,7 @@ std::vector<TokenId> generate(const std::vector<std::uint32_t>& cuts, std::size_
       stage->submit(std::move(job), [&](Result<engine::StepOutput> out) {
         ASSERT_TRUE(out.ok()) << out.error().message;
         residual = std::move(out->residual_out);
-        for (TokenId t : out->sampled) tokens.push_back(t);
+        for (const SampledToken& t : out->sampled) tokens.push_back(t.token);
       });
       world.run_for(seconds(1));
     }

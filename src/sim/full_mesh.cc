@@ -31,7 +31,8 @@ class FullMesh::Client : public pipeline::TokenSink {
     if (std::exchange(admitted_, true)) mesh_.violations_.add(name_ + " is admitted twice");
     progress();
   }
-  void token(TokenId id) override {
+  void token(const SampledToken& sampled) override {
+    const TokenId id = sampled.token;
     if (!admitted_) mesh_.violations_.add(name_ + " gets a token before it is admitted");
     mesh_.requests_.token(name_, tokens_++, id);
     ++mesh_.counts_.tokens;
@@ -151,8 +152,8 @@ void FullMesh::start(std::uint32_t n) {
   node::NodeConfig node_config = config(n);
   machine.transport =
       network_.attach(host, id(n), env::Address::parse(node_config.addresses.front()).value());
-  machine.env =
-      std::make_unique<env::Env>(env::Env{host, host, host, host, *machine.transport, host});
+  machine.env = std::make_unique<env::Env>(
+      env::Env{host, host, host, host, *machine.transport, host, host.metrics()});
   machine.verifier = std::make_unique<membership::FakeVerifier>(id(n), kCluster);
   machine.node =
       std::make_unique<node::MeshNode>(*machine.env, *machine.verifier, std::move(node_config));
@@ -196,8 +197,9 @@ void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params,
   const std::string request = fmt::format("request {} at {}", ++counts_.submitted, name(n));
   std::vector<TokenId> expected =
       FakeCompute::reference(compute_, params.prompt, params.new_tokens_max);
-  const auto stop = std::find_first_of(expected.begin(), expected.end(), params.stop_ids.begin(),
-                                       params.stop_ids.end());
+  const auto stop =
+      std::find_first_of(expected.begin(), expected.end(), params.sampling.stop_ids.begin(),
+                         params.sampling.stop_ids.end());
   const bool stops = stop != expected.end();
   expected.erase(stop, expected.end());
   requests_.admitted(request, world_.now(),
@@ -224,8 +226,8 @@ void FullMesh::submit_random(std::uint32_t n, Prng& random, bool plain) {
   if (random.below(4) == 0) {
     const std::vector<TokenId> all =
         FakeCompute::reference(compute_, params.prompt, params.new_tokens_max);
-    params.stop_ids = {all[random.below(all.size())]};
-    if (params.stop_ids.front() == all.front()) params.stop_ids.clear();
+    params.sampling.stop_ids = {all[random.below(all.size())]};
+    if (params.sampling.stop_ids.front() == all.front()) params.sampling.stop_ids.clear();
   }
   std::optional<std::size_t> cancel_after;
   if (!plain && random.below(10) == 0)

@@ -37,6 +37,7 @@ class Host : public env::Clock,
   // The last kKeptEvents events, "1.250s name key=value", and how many were errors.
   const std::deque<std::string>& recent() const { return recent_; }
   std::size_t errors() const { return errors_; }
+  metrics::Registry& metrics() { return metrics_; }
   // Runs `callback` on a later turn unless this Host has gone by then.
   void later(Duration delay, std::function<void()> callback);
 
@@ -50,6 +51,7 @@ class Host : public env::Clock,
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::deque<std::string> recent_;
   std::size_t errors_ = 0;
+  metrics::Registry metrics_;
 };
 
 }  // namespace mesh::sim

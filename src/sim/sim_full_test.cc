@@ -120,7 +120,7 @@ class BrokenSink : public pipeline::TokenSink {
   BrokenSink(std::shared_ptr<TokenSink> inner, Fault fault)
       : inner_(std::move(inner)), fault_(fault) {}
   void admitted() override { inner_->admitted(); }
-  void token(TokenId id) override {
+  void token(const SampledToken& id) override {
     if (++count_ == 2 && fault_ == Fault::kSwallow) return;
     inner_->token(id);
     if (count_ == 2 && fault_ == Fault::kRepeat) inner_->token(id);
@@ -146,7 +146,7 @@ class BrokenCompute : public engine::Compute {
   }
   void submit(engine::StepJob job, std::function<void(Result<engine::StepOutput>)> done) override {
     inner_->submit(std::move(job), [this, done = std::move(done)](Result<engine::StepOutput> out) {
-      if (out.ok() && !out->sampled.empty() && ++steps_ % 20 == 0) out->sampled[0] ^= 1;
+      if (out.ok() && !out->sampled.empty() && ++steps_ % 20 == 0) out->sampled[0].token ^= 1;
       done(std::move(out));
     });
   }

@@ -61,6 +61,14 @@ std::string_view type_name(FrameType type) {
       return "CLOSE";
     case FrameType::kFail:
       return "FAIL";
+    case FrameType::kExtend:
+      return "EXTEND";
+    case FrameType::kCredit:
+      return "CREDIT";
+    case FrameType::kRowsDone:
+      return "ROWS_DONE";
+    case FrameType::kScores:
+      return "SCORES";
   }
   return "UNKNOWN";
 }

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/sampling.h"
 #include "env/transport.h"
 
 namespace mesh::wire {
@@ -31,6 +32,10 @@ enum class FrameType : std::uint8_t {
   kTokens = 20,     // last stage → stage 0 and entry: sampled tokens
   kClose = 21,      // entry → every stage: release
   kFail = 22,       // stage → entry: sequences that cannot go on
+  kExtend = 23,     // entry → every stage: reserve more pages
+  kCredit = 24,     // entry → stage 0: positions that may be run
+  kRowsDone = 25,   // stage → the stage before: flow control of prompt rows
+  kScores = 26,     // last stage → entry: log-probabilities of the prompt
 };
 inline constexpr std::uint16_t kFlagOptional = 1;
 
@@ -145,12 +150,6 @@ struct Plan {
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 
-struct Sampling {
-  float temperature = 0.0f;  // 0: greedy
-  std::uint64_t seed = 0;
-  friend bool operator==(const Sampling&, const Sampling&) = default;
-};
-
 struct Open {
   SequenceId sequence;
   PeerId entry;
@@ -158,23 +157,56 @@ struct Open {
   std::uint64_t fingerprint = 0;
   std::string numeric_class;
   std::vector<StageAssignment> stages;
-  std::uint32_t prompt_tokens =
-      0;  // positions [0, prompt_tokens) are not sampled, but for the last
-  std::uint32_t positions_max = 0;   // pages are reserved for this many positions
+  std::uint32_t prompt_tokens = 0;
+  // Replay: so many tokens of the answer are known and run like the prompt. Of the positions
+  // [0, prompt_tokens + replayed) only the last gives a new token.
+  std::uint32_t replayed = 0;
+  std::uint32_t positions_max = 0;   // pages are reserved for this many positions; EXTEND adds more
   std::uint32_t new_tokens_max = 0;  // the last stage ends the sequence with "length" after so many
-  std::vector<TokenId> stop_ids;     // the last stage ends the sequence with "stop" on one of these
-  Sampling sampling;
+  SamplingParams sampling;
+  // SHA-256 of every whole page of prompt and replayed tokens, chained (kvcache/prefix_cache.h),
+  // 16 bytes each: what a stage still holds of them need not be computed again. May be empty.
+  std::vector<std::string> page_keys;
+  // To the last stage only: the prompt's distinct ids (repetition penalty) or all of them in order
+  // (prompt_logprobs), and the replayed ids when there are penalties.
+  std::vector<TokenId> prompt_ids, replayed_ids;
   friend bool operator==(const Open&, const Open&) = default;
 };
 
 struct OpenReply {
   SequenceId sequence;
   std::optional<Error> refused;
+  std::uint32_t cached = 0;  // OPEN: positions, whole pages, that this stage need not compute
+  std::uint32_t positions_max = 0;  // what is reserved now; tells answers to EXTEND apart
+};
+
+// entry → every stage: reserve pages up to positions_max; answered by OPEN_REPLY. A refusal changes
+// nothing.
+struct Extend {
+  SequenceId sequence;
+  std::uint32_t positions_max = 0;
+  friend bool operator==(const Extend&, const Extend&) = default;
+};
+
+// entry → stage 0: rows below this position may be run. A sequence that reaches it is parked until
+// more credit comes. OPEN and PROMPT give none beyond the prompt; without credit nothing is
+// decoded.
+struct Credit {
+  SequenceId sequence;
+  std::uint32_t positions = 0;
+  friend bool operator==(const Credit&, const Credit&) = default;
+};
+
+// stage → the stage before: so many prompt rows that it sent have been computed.
+struct RowsDone {
+  std::uint32_t rows = 0;
+  friend bool operator==(const RowsDone&, const RowsDone&) = default;
 };
 
 struct Prompt {
   SequenceId sequence;
-  std::vector<TokenId> tokens;  // payload: i32 each
+  std::vector<TokenId> tokens;       // from first_position on, replayed ones too; payload: i32 each
+  std::uint32_t first_position = 0;  // all before it are cached on every stage
   friend bool operator==(const Prompt&, const Prompt&) = default;
 };
 
@@ -200,12 +232,22 @@ struct TokenRow {
   std::uint32_t position = 0;  // of the sampled token
   TokenId token = 0;
   Finish finish = Finish::kNone;
+  // To the entry only, and only if asked for: of the token, then of the likeliest ones.
+  float logprob = 0;
+  std::vector<TokenScore> top = {};
   friend bool operator==(const TokenRow&, const TokenRow&) = default;
 };
 
 struct Tokens {
   std::vector<TokenRow> rows;
   friend bool operator==(const Tokens&, const Tokens&) = default;
+};
+
+// last stage → entry: log-probabilities of tokens of the prompt (SamplingParams::prompt_logprobs);
+// `finish` is kNone.
+struct Scores {
+  std::vector<TokenRow> rows;
+  friend bool operator==(const Scores&, const Scores&) = default;
 };
 
 struct Close {
@@ -229,6 +271,10 @@ env::Frame encode(const StepMessage& message);  // copies the rows' bytes once, 
 env::Frame encode(const Tokens& message);
 env::Frame encode(const Close& message);
 env::Frame encode(const Fail& message);
+env::Frame encode(const Extend& message);
+env::Frame encode(const Credit& message);
+env::Frame encode(const RowsDone& message);
+env::Frame encode(const Scores& message);
 
 Result<Hello> decode_hello(const env::Frame& frame);
 Result<Refuse> decode_refuse(const env::Frame& frame);
@@ -242,6 +288,10 @@ Result<StepMessage> decode_step(const env::Frame& frame, std::size_t row_bytes);
 Result<Tokens> decode_tokens(const env::Frame& frame);
 Result<Close> decode_close(const env::Frame& frame);
 Result<Fail> decode_fail(const env::Frame& frame);
+Result<Extend> decode_extend(const env::Frame& frame);
+Result<Credit> decode_credit(const env::Frame& frame);
+Result<RowsDone> decode_rows_done(const env::Frame& frame);
+Result<Scores> decode_scores(const env::Frame& frame);
 
 // Bytes that are signed or stored.
 std::string encode_record(const NodeRecord& record);

@@ -92,7 +92,8 @@ env::Frame encode(const Open& message) {
   out.set_prompt_tokens(message.prompt_tokens);
   out.set_positions_max(message.positions_max);
   out.set_new_tokens_max(message.new_tokens_max);
-  for (TokenId token : message.stop_ids) out.add_stop_ids(static_cast<std::uint32_t>(token));
+  for (TokenId token : message.sampling.stop_ids)
+    out.add_stop_ids(static_cast<std::uint32_t>(token));
   out.set_temperature(message.sampling.temperature);
   out.set_seed(message.sampling.seed);
   return pack(FrameType::kOpen, kControl, out);
@@ -126,9 +127,10 @@ Result<Open> decode_open(const env::Frame& frame) {
   if (!fields.ok()) return fields.error();
   for (std::uint32_t token : in.stop_ids()) {
     fields.require(token < limits::kVocabulary, "a stop id is out of range");
-    message.stop_ids.push_back(static_cast<TokenId>(token));
+    message.sampling.stop_ids.push_back(static_cast<TokenId>(token));
   }
-  message.sampling = {in.temperature(), in.seed()};
+  message.sampling.temperature = in.temperature();
+  message.sampling.seed = in.seed();
   if (!fields.ok()) return fields.error();
   return message;
 }
@@ -144,7 +146,8 @@ Result<OpenReply> decode_open_reply(const env::Frame& frame) {
   proto::OpenReply in;
   MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kOpenReply, in));
   Fields fields("OPEN_REPLY");
-  OpenReply message{SequenceId{in.sequence()}, std::nullopt};
+  OpenReply message;
+  message.sequence = SequenceId{in.sequence()};
   if (in.has_refused()) message.refused = get(in.refused(), fields);
   if (!fields.ok()) return fields.error();
   return message;

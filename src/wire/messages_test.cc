@@ -80,8 +80,9 @@ Open open() {
   m.prompt_tokens = 10;
   m.positions_max = 74;
   m.new_tokens_max = 64;
-  m.stop_ids = {0, 2};
-  m.sampling = {0.75f, 99};
+  m.sampling.stop_ids = {0, 2};
+  m.sampling.temperature = 0.75f;
+  m.sampling.seed = 99;
   return m;
 }
 
@@ -311,8 +312,8 @@ TEST(Messages, OpenIsValidated) {
   no("fewer positions than prompt", [](Open& m) { m.positions_max = 9; });
   no("over the context", [](Open& m) { m.positions_max = limits::kContext + 1; });
   no("no new tokens", [](Open& m) { m.new_tokens_max = 0; });
-  no("too many stop ids", [](Open& m) { m.stop_ids.assign(limits::kStopIds + 1, 1); });
-  no("negative stop id", [](Open& m) { m.stop_ids = {-1}; });
+  no("too many stop ids", [](Open& m) { m.sampling.stop_ids.assign(limits::kStopIds + 1, 1); });
+  no("negative stop id", [](Open& m) { m.sampling.stop_ids = {-1}; });
   no("nan", [](Open& m) { m.sampling.temperature = std::numeric_limits<float>::quiet_NaN(); });
   no("infinite", [](Open& m) { m.sampling.temperature = std::numeric_limits<float>::infinity(); });
   no("negative temperature", [](Open& m) { m.sampling.temperature = -1; });
