@@ -1,9 +1,15 @@
 #pragma once
-// Choice of the next token from a row of logits.
+// Choice of the next token from a row of logits. The numbers are part of class cpu/1
+// (docs/numerics.md, "Sampling"): same logits and spec, same token and log-probability bits, on
+// every machine.
 
+#include <cstddef>
 #include <span>
+#include <vector>
 
 #include "base/ids.h"
+#include "base/sampling.h"
+#include "engine/compute.h"
 
 namespace mesh::engine {
 
@@ -17,5 +23,46 @@ Sample greedy(std::span<const float> logits);
 
 // Whether every value is finite.
 bool all_finite(std::span<const float> values);
+
+// The number in [0, 1) that decides the draw of one token.
+double sampling_draw(const SamplingParams& params, std::uint32_t position);
+
+// Keeps memory for rows of one vocabulary from call to call; a result depends on the arguments
+// alone. One thread at a time.
+class Sampler {
+ public:
+  // `logits` [vocabulary], at least one, finite or -inf (never chosen while another is left), not
+  // all -inf. Ids of bias, stop ids and history that the vocabulary lacks change nothing;
+  // spec.given lies within it. When every id is banned the lowest is taken.
+  SampledToken sample(std::span<const float> logits, const SampleSpec& spec);
+
+ private:
+  struct Ranked {
+    double adjusted;
+    double weight;
+    TokenId id;
+  };
+  // What the steps leave to draw from, ascending by id.
+  struct Candidates {
+    bool all = true;  // every id of the vocabulary; `ids` is not used
+    std::vector<TokenId> ids;
+    std::vector<double> weights;  // exp((adjusted − largest) / temperature)
+    TokenId id(std::size_t i) const { return all ? static_cast<TokenId>(i) : ids[i]; }
+  };
+
+  void adjust(std::span<const float> logits, const SampleSpec& spec);
+  void penalise(const SamplingParams& params, const TokenHistory& history);
+  TokenId choose(const SampleSpec& spec);
+  void weigh(double largest, double per_temperature);
+  void keep_top_p(double top_p, double largest, double per_temperature);
+  void keep_min_p(double min_p);
+  TokenId draw(double unit) const;
+  void score(std::span<const float> logits, const SamplingParams* params, SampledToken& out);
+
+  std::vector<double> adjusted_;  // [vocabulary]
+  Candidates left_;
+  std::vector<Ranked> ranked_;
+  std::vector<TokenId> top_;
+};
 
 }  // namespace mesh::engine
