@@ -13,6 +13,9 @@
 namespace mesh::engine {
 namespace {
 
+// Values whose exponentials are taken at a time.
+constexpr std::size_t kBlock = 512;
+
 constexpr double kBanned = -std::numeric_limits<double>::infinity();
 
 // The order of candidates: the larger value first, the lower id among equals. Total, so what
@@ -61,10 +64,19 @@ std::size_t largest_index(std::span<const T> values) {
   return best;
 }
 
-double sum(std::span<const double> values) {
-  double total = 0;
-  for (double value : values) total += value;
+// Weights are integers, so that no order of additions matters. The largest is kOne; a vocabulary of
+// limits::kVocabulary of them sums to 2⁶² at most.
+constexpr double kOne = 0x1p+40;
+
+std::uint64_t sum(std::span<const std::uint64_t> values) {
+  std::uint64_t total = 0;
+  for (std::uint64_t value : values) total += value;
   return total;
+}
+
+// The integer nearest to x in [0, 2⁵¹], by the addition that leaves no fraction bits.
+std::uint64_t nearest(double x) {
+  return std::bit_cast<std::uint64_t>(x + 0x1p+52) - std::bit_cast<std::uint64_t>(0x1p+52);
 }
 
 }  // namespace
@@ -84,13 +96,12 @@ Sample greedy(std::span<const float> logits) {
   return {static_cast<TokenId>(largest_index(logits)), all_finite(logits)};
 }
 
-double sampling_draw(const SamplingParams& params, std::uint32_t position) {
+std::uint64_t sampling_bits(const SamplingParams& params, std::uint32_t position) {
   const auto low = static_cast<std::uint32_t>(params.seed);
   const auto high = static_cast<std::uint32_t>(params.seed >> 32);
   const std::array<std::uint32_t, 4> word =
       philox4x32({position, params.choice, 0, 0}, {low, high});
-  const std::uint64_t bits = (std::uint64_t{word[1]} << 32) | word[0];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
+  return (std::uint64_t{word[1]} << 32) | word[0];
 }
 
 SampledToken Sampler::sample(std::span<const float> logits, const SampleSpec& spec) {
@@ -157,84 +168,86 @@ TokenId Sampler::choose(const SampleSpec& spec) {
   const double largest = adjusted_[best];
   if (params.temperature == 0.0f || largest == kBanned) return static_cast<TokenId>(best);
   const double per_temperature = 1.0 / static_cast<double>(params.temperature);
-  left_.all = params.top_k == 0 || params.top_k >= adjusted_.size();
-  if (!left_.all) {
-    select_top(std::span<const double>(adjusted_), params.top_k, left_.ids);
-    std::sort(left_.ids.begin(), left_.ids.end());
+  all_ = params.top_k == 0 || params.top_k >= adjusted_.size();
+  if (!all_) {
+    select_top(std::span<const double>(adjusted_), params.top_k, ids_);
+    std::sort(ids_.begin(), ids_.end());
   }
   weigh(largest, per_temperature);
-  if (params.top_p < 1.0f) keep_top_p(static_cast<double>(params.top_p), largest, per_temperature);
+  if (params.top_p < 1.0f) keep_top_p(static_cast<double>(params.top_p));
   if (params.min_p > 0.0f) keep_min_p(static_cast<double>(params.min_p));
-  return draw(sampling_draw(params, spec.position));
+  return draw(sampling_bits(params, spec.position));
 }
 
 void Sampler::weigh(double largest, double per_temperature) {
-  left_.weights.resize(left_.all ? adjusted_.size() : left_.ids.size());
-  for (std::size_t i = 0; i < left_.weights.size(); ++i)
-    left_.weights[i] =
-        (adjusted_[static_cast<std::size_t>(left_.id(i))] - largest) * per_temperature;
-  ops::exact_exp_each(left_.weights, left_.weights);
+  const std::size_t count = candidates();
+  below_.resize(count);
+  weights_.resize(count);
+  for (std::size_t i = 0; i < count; ++i)
+    below_[i] = (adjusted_[static_cast<std::size_t>(id(i))] - largest) * per_temperature;
+  std::array<double, kBlock> block;
+  for (std::size_t i = 0; i < count; i += kBlock) {
+    const std::size_t size = std::min(kBlock, count - i);
+    ops::exact_exp_each(std::span(below_).subspan(i, size), std::span(block).first(size));
+    for (std::size_t j = 0; j < size; ++j) weights_[i + j] = nearest(block[j] * kOne);
+  }
 }
 
-// The candidates in the order of Before, until the sum of their weights reaches top_p of the sum of
-// all.
-void Sampler::keep_top_p(double top_p, double largest, double per_temperature) {
-  const std::size_t count = left_.weights.size();
-  const double total = sum(left_.weights);
-  const double wanted = top_p * total;
-  // Weights below exp(floor) sum to less than half of what may be left out, which is far more than
-  // what rounding adds to either sum: the rest is a beginning of the order that is long enough.
-  const double floor = ops::exact_log((1.0 - top_p) * 0.5 * total / static_cast<double>(count));
-  ranked_.clear();
-  for (std::size_t i = 0; i < count; ++i) {
-    const TokenId id = left_.id(i);
-    const double adjusted = adjusted_[static_cast<std::size_t>(id)];
-    if ((adjusted - largest) * per_temperature >= floor)
-      ranked_.push_back({adjusted, left_.weights[i], id});
-  }
-  const auto before = [](const Ranked& a, const Ranked& b) {
-    return a.adjusted > b.adjusted || (a.adjusted == b.adjusted && a.id < b.id);
+// The candidates in the order of Before, until their weights sum to top_p of the sum of all. Sums
+// over buckets of that order tell in which bucket the last one lies; only that one is sorted.
+void Sampler::keep_top_p(double top_p) {
+  constexpr std::size_t kBuckets = 1024;
+  const auto wanted = static_cast<std::uint64_t>(top_p * static_cast<double>(sum(weights_)));
+  double lowest = 0;
+  for (std::size_t i = 0; i < weights_.size(); ++i)
+    if (weights_[i] > 0 && below_[i] < lowest) lowest = below_[i];
+  // Candidates of weight 0 have no bucket.
+  const double per_nat = lowest < 0 ? static_cast<double>(kBuckets - 1) / -lowest : 0;
+  const auto bucket = [&](std::size_t i) {
+    return static_cast<std::size_t>(std::min(kBuckets - 1.0, -below_[i] * per_nat));
   };
-  const auto at = [&](std::size_t i) { return ranked_.begin() + static_cast<std::ptrdiff_t>(i); };
-  double reached = 0;
-  std::size_t kept = 0;
-  for (std::size_t sorted = 0; kept < ranked_.size() && (kept == 0 || reached < wanted);) {
-    if (kept == sorted) {
-      const std::size_t end = std::min(ranked_.size(), std::max<std::size_t>(256, 8 * sorted));
-      if (end < ranked_.size()) std::nth_element(at(sorted), at(end), ranked_.end(), before);
-      std::sort(at(sorted), at(end), before);
-      sorted = end;
-    }
-    reached += ranked_[kept++].weight;
+  std::array<std::uint64_t, kBuckets> sums{};
+  for (std::size_t i = 0; i < weights_.size(); ++i)
+    if (weights_[i] > 0) sums[bucket(i)] += weights_[i];
+  std::size_t last = 0;
+  std::uint64_t reached = 0;
+  while (last + 1 < kBuckets && reached + sums[last] < wanted) reached += sums[last++];
+
+  ranked_.clear();
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    if (weights_[i] == 0) continue;
+    const std::size_t at = bucket(i);
+    if (at > last) weights_[i] = 0;
+    if (at == last) ranked_.push_back({adjusted_[static_cast<std::size_t>(id(i))], i});
   }
-  ranked_.resize(kept);
-  std::sort(ranked_.begin(), ranked_.end(),
-            [](const Ranked& a, const Ranked& b) { return a.id < b.id; });
-  left_.all = false;
-  left_.ids.clear();
-  left_.weights.clear();
+  std::sort(ranked_.begin(), ranked_.end(), [](const Ranked& a, const Ranked& b) {
+    return a.adjusted > b.adjusted || (a.adjusted == b.adjusted && a.index < b.index);
+  });
+  bool any = last > 0;
   for (const Ranked& candidate : ranked_) {
-    left_.ids.push_back(candidate.id);
-    left_.weights.push_back(candidate.weight);
+    std::uint64_t& weight = weights_[candidate.index];
+    if (any && reached >= wanted)
+      weight = 0;
+    else
+      reached += weight;
+    any = true;
   }
 }
 
-// The weight of the likeliest is 1. A candidate of a smaller weight than min_p stays where it is,
-// with weight 0: neither the sum nor the draw sees it.
 void Sampler::keep_min_p(double min_p) {
-  const double least = std::min(min_p, 1.0);
-  for (double& weight : left_.weights)
+  const std::uint64_t least = nearest(std::min(min_p, 1.0) * kOne);
+  for (std::uint64_t& weight : weights_)
     if (weight < least) weight = 0;
 }
 
-// Inverse of the cumulative weights: the first candidate whose sum exceeds unit · total. Such a one
-// exists: unit ≤ 1 − 2⁻⁵³, so the rounded product is below the total.
-TokenId Sampler::draw(double unit) const {
-  const double target = unit * sum(left_.weights);
-  double reached = 0;
-  for (std::size_t i = 0; i < left_.weights.size(); ++i) {
-    reached += left_.weights[i];
-    if (reached > target) return left_.id(i);
+// Inverse of the cumulative weights: the first candidate whose sum exceeds bits/2⁶⁴ of the total.
+TokenId Sampler::draw(std::uint64_t bits) const {
+  const auto target =
+      static_cast<std::uint64_t>((static_cast<mesh_u128>(bits) * sum(weights_)) >> 64);
+  std::uint64_t reached = 0;
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    reached += weights_[i];
+    if (reached > target) return id(i);
   }
   MESH_CHECK(false, "a draw of {} beyond {}", target, reached);
 }
@@ -243,7 +256,7 @@ void Sampler::score(std::span<const float> logits, const SamplingParams* params,
                     SampledToken& out) {
   const double largest = logits[largest_index(logits)];
   double total = 0;
-  std::array<double, 512> block;
+  std::array<double, kBlock> block;
   for (std::size_t i = 0; i < logits.size(); i += block.size()) {
     const std::size_t count = std::min(block.size(), logits.size() - i);
     for (std::size_t j = 0; j < count; ++j) block[j] = static_cast<double>(logits[i + j]) - largest;

@@ -4,6 +4,7 @@
 // every machine.
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -24,8 +25,8 @@ Sample greedy(std::span<const float> logits);
 // Whether every value is finite.
 bool all_finite(std::span<const float> values);
 
-// The number in [0, 1) that decides the draw of one token.
-double sampling_draw(const SamplingParams& params, std::uint32_t position);
+// 64 random bits that decide the draw of the token at `position`.
+std::uint64_t sampling_bits(const SamplingParams& params, std::uint32_t position);
 
 // Keeps memory for rows of one vocabulary from call to call; a result depends on the arguments
 // alone. One thread at a time.
@@ -37,30 +38,29 @@ class Sampler {
   SampledToken sample(std::span<const float> logits, const SampleSpec& spec);
 
  private:
+  // An id that may or may not belong to the top_p.
   struct Ranked {
     double adjusted;
-    double weight;
-    TokenId id;
-  };
-  // What the steps leave to draw from, ascending by id.
-  struct Candidates {
-    bool all = true;  // every id of the vocabulary; `ids` is not used
-    std::vector<TokenId> ids;
-    std::vector<double> weights;  // exp((adjusted − largest) / temperature)
-    TokenId id(std::size_t i) const { return all ? static_cast<TokenId>(i) : ids[i]; }
+    std::size_t index;  // of candidates
   };
 
   void adjust(std::span<const float> logits, const SampleSpec& spec);
   void penalise(const SamplingParams& params, const TokenHistory& history);
   TokenId choose(const SampleSpec& spec);
+  std::size_t candidates() const { return all_ ? adjusted_.size() : ids_.size(); }
+  TokenId id(std::size_t i) const { return all_ ? static_cast<TokenId>(i) : ids_[i]; }
   void weigh(double largest, double per_temperature);
-  void keep_top_p(double top_p, double largest, double per_temperature);
+  void keep_top_p(double top_p);
   void keep_min_p(double min_p);
-  TokenId draw(double unit) const;
+  TokenId draw(std::uint64_t bits) const;
   void score(std::span<const float> logits, const SamplingParams* params, SampledToken& out);
 
   std::vector<double> adjusted_;  // [vocabulary]
-  Candidates left_;
+  // Candidates ascend by id. One that a filter drops keeps its place and gets weight 0.
+  bool all_ = true;            // every id of the vocabulary; ids_ is not used
+  std::vector<TokenId> ids_;   // the top_k
+  std::vector<double> below_;  // (adjusted − largest) / temperature
+  std::vector<std::uint64_t> weights_;
   std::vector<Ranked> ranked_;
   std::vector<TokenId> top_;
 };
