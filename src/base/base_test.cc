@@ -74,6 +74,18 @@ TEST(HasherTest, DoesNotDependOnTheCut) {
   EXPECT_EQ(whole.digest(), xxh3_64("abcdef"));
 }
 
+// The answers that come with the reference implementation (Random123, kat_vectors).
+TEST(PhiloxTest, GivesTheKnownAnswers) {
+  using Block = std::array<std::uint32_t, 4>;
+  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
+            (Block{0x6627E8D5u, 0xE169C58Du, 0xBC57AC4Cu, 0x9B00DBD8u}));
+  EXPECT_EQ(philox4x32({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
+            (Block{0x408F276Du, 0x41C83B0Eu, 0xA20BC7C6u, 0x6D5451FDu}));
+  EXPECT_EQ(
+      philox4x32({0x243F6A88u, 0x85A308D3u, 0x13198A2Eu, 0x03707344u}, {0xA4093822u, 0x299F31D0u}),
+      (Block{0xD16CFE09u, 0x94FDCCEBu, 0x5001E420u, 0x24126EA1u}));
+}
+
 TEST(PrngTest, IsTheSameEverywhere) {
   Prng a(1);
   EXPECT_EQ(a.next(), splitmix64(1));

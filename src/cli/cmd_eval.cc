@@ -20,6 +20,7 @@ int run_eval_command(const EvalCommandOptions& options) {
   eval.out_file = options.out;
   eval.hidden = options.hidden;
   eval.generate = options.generate;
+  eval.sampling = options.sampling;
   eval.cuts = options.cuts;
   eval.chunk = options.chunk;
   eval.explain = options.explain;

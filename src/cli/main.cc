@@ -96,6 +96,25 @@ struct Verbs {
   EvalCommandOptions eval;
 };
 
+// How eval --generate chooses tokens.
+void add_sampling(CLI::App& eval, SamplingParams& sampling) {
+  eval.add_option("--temperature", sampling.temperature, "0: the likeliest token")->type_name("X");
+  eval.add_option("--top-k", sampling.top_k, "only so many likeliest tokens")->type_name("N");
+  eval.add_option("--top-p", sampling.top_p, "only the likeliest that hold this share")
+      ->type_name("X");
+  eval.add_option("--min-p", sampling.min_p, "only those of this share of the likeliest's")
+      ->type_name("X");
+  eval.add_option("--repetition-penalty", sampling.repetition_penalty,
+                  "divides logits of tokens of prompt and output")
+      ->type_name("X");
+  eval.add_option("--presence-penalty", sampling.presence_penalty,
+                  "off logits of tokens of the output")
+      ->type_name("X");
+  eval.add_option("--frequency-penalty", sampling.frequency_penalty, "likewise, once for each time")
+      ->type_name("X");
+  eval.add_option("--seed", sampling.seed, "of the draws")->type_name("N");
+}
+
 void declare(CLI::App& app, Verbs& v) {
   app.require_subcommand(1);
   app.set_help_flag("-h,--help", "this help; toolkit-mesh VERB --help for the flags of a verb");
@@ -143,8 +162,10 @@ void declare(CLI::App& app, Verbs& v) {
       ->delimiter(',');
   eval->add_option("--out", v.eval.out, "safetensors file to write")->type_name("FILE")->required();
   eval->add_flag("--hidden", v.eval.hidden, "also the residual after the embedding and each layer");
-  eval->add_option("--generate", v.eval.generate, "continue greedily by so many tokens")
+  eval->add_option("--generate", v.eval.generate,
+                   "continue by so many tokens, greedily unless told")
       ->type_name("N");
+  add_sampling(*eval, v.eval.sampling);
   eval->add_option("--cuts", v.eval.cuts, "run as stages cut at these layers, for example 3,5")
       ->type_name("LAYERS")
       ->delimiter(',');

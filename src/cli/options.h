@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/sampling.h"
+
 namespace mesh::cli {
 
 // Exit codes (docs/cli.md): 0 done, 1 failed, 2 wrong usage, 3 not reachable, 130 interrupted.
@@ -70,6 +72,7 @@ struct EvalCommandOptions {
   std::string out;
   bool hidden = false;
   std::uint32_t generate = 0;
+  SamplingParams sampling;
   std::vector<std::uint32_t> cuts;
   std::string backend = "cpu";
   std::string isa;

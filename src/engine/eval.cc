@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "backends/backends.h"
 #include "base/limits.h"
 #include "engine/local_ring.h"
+#include "engine/step_job.h"
 #include "formats/byte_source.h"
 #include "formats/safetensors.h"
 #include "model/config.h"
@@ -43,11 +45,15 @@ class Evaluation {
  public:
   Evaluation(LocalRing& ring, std::span<const std::vector<TokenId>> prompts,
              const EvalOptions& options)
-      : ring_(ring), options_(options), states_(prompts.size()) {
+      : ring_(ring),
+        options_(options),
+        sampling_(std::make_shared<const SamplingParams>(options.sampling)),
+        states_(prompts.size()) {
     result_.sequences.resize(prompts.size());
     for (std::size_t s = 0; s < prompts.size(); ++s) {
       states_[s].tokens = prompts[s];
       states_[s].prompt = prompts[s].size();
+      states_[s].history->prompt = distinct(prompts[s]);
       result_.sequences[s].rows = prompts[s].size();
       if (options.hidden) result_.sequences[s].hidden.resize(ring.spec().layers + 1);
     }
@@ -68,7 +74,7 @@ class Evaluation {
         const State& state = states_[part.sequence];
         rows.push_back({SequenceId{part.sequence}, static_cast<std::int32_t>(state.done),
                         std::span(state.tokens).subspan(state.done, part.rows),
-                        state.done + part.rows == state.tokens.size()});
+                        state.done + part.rows == state.tokens.size(), spec(state)});
       }
       MESH_ASSIGN_OR_RETURN(StepOutput out, ring_.step(rows, &probe_));
       MESH_RETURN_IF_ERROR(advance(rows, out));
@@ -81,11 +87,27 @@ class Evaluation {
     std::vector<TokenId> tokens;  // prompt, then generated
     std::size_t prompt = 0;
     std::size_t done = 0;  // positions in the cache
+    std::shared_ptr<TokenHistory> history = std::make_shared<TokenHistory>();
   };
   struct Part {
     std::size_t sequence = 0;
     std::size_t rows = 0;
   };
+
+  static std::vector<TokenId> distinct(std::vector<TokenId> ids) {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    return ids;
+  }
+
+  SampleSpec spec(const State& state) const {
+    SampleSpec spec;
+    spec.position = static_cast<std::uint32_t>(state.tokens.size());
+    spec.drawn = static_cast<std::uint32_t>(state.tokens.size() - state.prompt);
+    spec.params = sampling_;
+    spec.history = state.history;
+    return spec;
+  }
 
   // Positions a sequence runs in all: the token generated last is never fed back.
   std::size_t wanted(const State& state) const {
@@ -121,6 +143,7 @@ class Evaluation {
       if (generated.size() >= options_.generate) continue;
       generated.push_back(token);
       state.tokens.push_back(token);
+      ++state.history->output[token];
     }
     return {};
   }
@@ -161,6 +184,7 @@ class Evaluation {
 
   LocalRing& ring_;
   const EvalOptions& options_;
+  const std::shared_ptr<const SamplingParams> sampling_;
   std::vector<State> states_;
   std::vector<Part> parts_;  // of the step that runs
   StageProbe probe_;
@@ -270,6 +294,7 @@ Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& mo
                             const EvalOptions& options) {
   MESH_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::parse_config(model));
   MESH_ASSIGN_OR_RETURN(const std::uint32_t pages, check_sequences(sequences, spec, options));
+  MESH_RETURN_IF_ERROR(check_sampling(options.sampling));
   RingOptions ring_options;
   ring_options.cuts = options.cuts;
   ring_options.pages = pages;

@@ -9,6 +9,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/sampling.h"
 #include "formats/model_files.h"
 #include "ops/ops.h"
 
@@ -24,7 +25,8 @@ struct EvalOptions {
   std::string out_file;                // safetensors; empty: nothing is written
   bool logits = true;                  // keep the logits of every row of the prompts
   bool hidden = false;                 // also the residual stream after every layer
-  std::uint32_t generate = 0;          // greedy tokens after each sequence
+  std::uint32_t generate = 0;          // tokens after each sequence
+  SamplingParams sampling;             // how they are chosen: greedily unless it says more
   std::vector<std::uint32_t> cuts;     // layers at which the model is cut into stages
   std::uint32_t chunk = 0;             // rows of a sequence per step; 0: as many as a step holds
   bool explain = false;                // list the kernels used
@@ -48,8 +50,8 @@ struct EvalResult {
 Result<std::vector<TokenId>> parse_ids(const std::string& json, const std::string& name);
 
 // Runs `sequences` as one ragged batch, a step never above limits::kBatchRows rows, through one
-// Stage per part of the cut, and continues each greedily for options.generate tokens. Of the
-// options it reads logits, hidden, generate, cuts, chunk and explain; no file is touched. Errors:
+// Stage per part of the cut, and continues each for options.generate tokens. Of the options
+// it reads logits, hidden, generate, sampling, cuts, chunk and explain; no file is touched. Errors:
 // invalid_argument (ids outside the vocabulary, no ids, more positions than the context, cuts),
 // internal (a row is not finite; names the sequence), those of loading.
 Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& model,

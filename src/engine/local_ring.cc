@@ -49,13 +49,16 @@ Result<StepOutput> LocalRing::step(std::span<const RingRows> rows, const StagePr
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     const bool last = i + 1 == stages_.size();
     BatchPlan plan;
-    std::vector<std::uint8_t> sample;
+    std::vector<SampleRows> sample;
     for (const RingRows& part : rows) {
       plan.parts.push_back({part.sequence, part.first_position,
                             static_cast<std::int32_t>(part.tokens.size()),
                             static_cast<std::int32_t>(plan.tokens.size()), false});
       plan.tokens.insert(plan.tokens.end(), part.tokens.begin(), part.tokens.end());
-      sample.push_back(last && part.sample ? 1 : 0);
+      sample.emplace_back();
+      if (last && part.sample)
+        sample.back().rows.emplace_back(static_cast<std::int32_t>(part.tokens.size()) - 1,
+                                        part.spec);
     }
     plan.hidden = std::move(residual);
     MESH_ASSIGN_OR_RETURN(StepJob job, make_step_job(std::move(plan), tables_[i], sample));

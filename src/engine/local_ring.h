@@ -24,7 +24,8 @@ struct RingRows {
   SequenceId sequence;
   std::int32_t first_position = 0;
   std::span<const TokenId> tokens;
-  bool sample = false;  // choose a token after the last row
+  bool sample = false;   // choose a token after the last row
+  SampleSpec spec = {};  // how; greedily unless it says more
 };
 
 class LocalRing {

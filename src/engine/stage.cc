@@ -24,6 +24,9 @@ static_assert(kvcache::kPagePositions == ops::kPageTokens);
 // Rows of logits that a probe gets at once; bounds the memory of large vocabularies.
 constexpr std::size_t kProbeRows = 512;
 
+// Memory of the logits that are sampled from at a time: prompts may want a row for every position.
+constexpr std::size_t kSampleBytes = 128u << 20;
+
 // Whether every value of residual rows is finite.
 bool rows_finite(std::span<const std::byte> rows, tensor::DType dtype) {
   if (dtype == tensor::DType::kF32)
@@ -96,6 +99,7 @@ struct Stage::State {
   const model::Decoder decoder;
   model::StageWeights weights;
   std::unique_ptr<ops::KvPool> kv;
+  Sampler sampler;
 };
 
 Stage::Stage(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -158,9 +162,9 @@ LoadReport Stage::report() const {
 
 Result<StepOutput> Stage::run(const StepJob& job, const StageProbe* probe) {
   const model::ModelSpec& spec = state_->spec;
-  MESH_RETURN_IF_ERROR(check_step_job(job, state_->kv->pages(), spec.context,
-                                      is_first() ? spec.vocabulary : 0,
-                                      is_first() ? 0 : row_bytes()));
+  MESH_RETURN_IF_ERROR(
+      check_step_job(job, state_->kv->pages(), spec.context, is_first() ? spec.vocabulary : 0,
+                     is_first() ? 0 : row_bytes(), is_last() ? spec.vocabulary : 0));
   ops::Batch batch;
   batch.tokens = job.tokens;
   batch.positions = job.positions;
@@ -200,19 +204,27 @@ Result<StepOutput> Stage::run(const StepJob& job, const StageProbe* probe) {
 
 void Stage::sample(ops::Step& step, const ops::Tensor& residual, const StepJob& job,
                    StepOutput& out) {
-  if (job.sample_rows.empty()) return;
-  const ops::Tensor logits =
-      state_->decoder.logits(step, state_->weights, residual, job.sample_rows);
-  const std::span<const std::byte> bytes = step.read(logits);
-  const float* row = reinterpret_cast<const float*>(bytes.data());
   const std::size_t vocabulary = state_->spec.vocabulary;
+  const std::size_t group = std::max<std::size_t>(16, kSampleBytes / sizeof(float) / vocabulary);
+  const std::span<const std::int32_t> all = job.sample_rows;
+  const SampleSpec likeliest;
   std::size_t s = 0;
-  for (std::int32_t at : job.sample_rows) {
-    while (job.row_start[s + 1] <= at) ++s;
-    const Sample choice = greedy({row, vocabulary});
-    if (!choice.finite) out.non_finite[s] = 1;
-    out.sampled.push_back({choice.token, 0.0f, {}});
-    row += vocabulary;
+  for (std::size_t first = 0; first < all.size(); first += group) {
+    const auto rows = all.subspan(first, std::min(group, all.size() - first));
+    const std::span<const std::byte> bytes =
+        step.read(state_->decoder.logits(step, state_->weights, residual, rows));
+    const float* row = reinterpret_cast<const float*>(bytes.data());
+    for (std::size_t i = 0; i < rows.size(); ++i, row += vocabulary) {
+      while (job.row_start[s + 1] <= rows[i]) ++s;
+      const std::span<const float> logits(row, vocabulary);
+      const SampleSpec& spec = job.sampling.empty() ? likeliest : job.sampling[first + i];
+      if (all_finite(logits)) {
+        out.sampled.push_back(state_->sampler.sample(logits, spec));
+      } else {
+        out.non_finite[s] = 1;
+        out.sampled.emplace_back();
+      }
+    }
   }
 }
 

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
+
 namespace mesh::engine {
 namespace {
 
@@ -17,11 +20,55 @@ bool is_partition(std::span<const std::int32_t> offsets, std::size_t parts, std:
   return static_cast<std::size_t>(offsets.back()) == total;
 }
 
+void add_samples(const BatchPart& part, const SampleRows& sample, StepJob& job) {
+  for (std::size_t i = 0; i < sample.rows.size(); ++i) {
+    const std::int32_t row = sample.rows[i].first;
+    MESH_CHECK(row >= (i == 0 ? 0 : sample.rows[i - 1].first + 1) && row < part.rows,
+               "sample row {} of {}", row, part.rows);
+    job.sample_rows.push_back(part.offset + row);
+    job.sampling.push_back(sample.rows[i].second);
+  }
+}
+
+Result<void> check_samples(const StepJob& job, std::uint32_t logits) {
+  for (std::size_t i = 0; i < job.sample_rows.size(); ++i) {
+    const std::int32_t row = job.sample_rows[i];
+    if (row < 0 || static_cast<std::size_t>(row) >= job.rows() ||
+        (i > 0 && row <= job.sample_rows[i - 1]))
+      return bad(fmt::format("sample row {} of {}", row, job.rows()));
+  }
+  if (!job.sampling.empty() && job.sampling.size() != job.sample_rows.size())
+    return bad(
+        fmt::format("{} specs for {} sample rows", job.sampling.size(), job.sample_rows.size()));
+  for (const SampleSpec& spec : job.sampling) {
+    if (spec.given && (*spec.given < 0 || static_cast<std::uint32_t>(*spec.given) >= logits))
+      return bad(
+          fmt::format("token {} to score is outside the vocabulary of {}", *spec.given, logits));
+    if (spec.params != nullptr) MESH_RETURN_IF_ERROR(check_sampling(*spec.params));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const std::uint8_t> sample) {
   MESH_CHECK(sample.empty() || sample.size() == plan.parts.size(), "{} flags for {} parts",
+             sample.size(), plan.parts.size());
+  std::vector<SampleRows> rows(sample.size());
+  for (std::size_t i = 0; i < sample.size(); ++i) {
+    if (sample[i] == 0) continue;
+    const BatchPart& part = plan.parts[i];
+    SampleSpec greedy;
+    greedy.position = static_cast<std::uint32_t>(part.first_position + part.rows);
+    rows[i].rows.emplace_back(part.rows - 1, std::move(greedy));
+  }
+  return make_step_job(std::move(plan), tables, rows);
+}
+
+Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
+                              std::span<const SampleRows> sample) {
+  MESH_CHECK(sample.empty() || sample.size() == plan.parts.size(), "samples of {} parts for {}",
              sample.size(), plan.parts.size());
   StepJob job;
   job.tokens = std::move(plan.tokens);
@@ -44,13 +91,13 @@ Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
     job.kv_length.push_back(length);
     job.pages.insert(job.pages.end(), pages.begin(), pages.begin() + wanted);
     job.page_start.push_back(static_cast<std::int32_t>(job.pages.size()));
-    if (!sample.empty() && sample[i] != 0) job.sample_rows.push_back(part.offset + part.rows - 1);
+    if (!sample.empty()) add_samples(part, sample[i], job);
   }
   return job;
 }
 
 Result<void> check_step_job(const StepJob& job, std::uint32_t pages, std::uint32_t context,
-                            std::uint32_t vocabulary, std::size_t row_bytes) {
+                            std::uint32_t vocabulary, std::size_t row_bytes, std::uint32_t logits) {
   const std::size_t rows = job.rows(), sequences = job.kv_length.size();
   if (rows == 0 || sequences == 0) return bad("a step without rows");
   if (rows > limits::kBatchRows)
@@ -86,12 +133,27 @@ Result<void> check_step_job(const StepJob& job, std::uint32_t pages, std::uint32
     if (covered < length)
       return bad(fmt::format("pages for {} positions, {} are cached", covered, length));
   }
-  for (std::size_t i = 0; i < job.sample_rows.size(); ++i) {
-    const std::int32_t row = job.sample_rows[i];
-    if (row < 0 || static_cast<std::size_t>(row) >= rows ||
-        (i > 0 && row <= job.sample_rows[i - 1]))
-      return bad(fmt::format("sample row {} of {}", row, rows));
-  }
+  return check_samples(job, logits);
+}
+
+Result<void> check_sampling(const SamplingParams& p) {
+  struct Range {
+    const char* name;
+    float value, least, most;
+  };
+  constexpr float kMost = std::numeric_limits<float>::max();
+  constexpr float kLeast = std::numeric_limits<float>::denorm_min();
+  const Range ranges[] = {{"temperature", p.temperature, 0, kMost},
+                          {"top_p", p.top_p, kLeast, 1},
+                          {"min_p", p.min_p, 0, 1},
+                          {"repetition_penalty", p.repetition_penalty, kLeast, kMost},
+                          {"presence_penalty", p.presence_penalty, -2, 2},
+                          {"frequency_penalty", p.frequency_penalty, -2, 2}};
+  for (const Range& range : ranges)
+    if (!(range.value >= range.least && range.value <= range.most))
+      return bad(fmt::format("{} is {}, outside its range", range.name, range.value));
+  for (const auto& [id, bias] : p.logit_bias)
+    if (!std::isfinite(bias)) return bad(fmt::format("the logit_bias of {} is not finite", id));
   return {};
 }
 

@@ -1,8 +1,10 @@
 #include "ops/exact_math.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "ops/constants.h"
@@ -123,6 +125,58 @@ double poly(const double* c, int count, double x) {
   return p;
 }
 
+// Vectors of GCC and Clang: each lane does what a scalar does, whatever the machine has.
+constexpr std::size_t kLanes = 4;
+using Lanes __attribute__((vector_size(kLanes * sizeof(double)))) = double;
+using LaneBits __attribute__((vector_size(kLanes * sizeof(double)))) = std::int64_t;
+
+// The steps of exact_exp() for results that are normal numbers, so that 2ⁿ is one factor.
+__attribute__((always_inline)) inline void exp_lanes(const double* in, double* out) {
+  constexpr double kMagic = 0x1.8p+52;
+  constexpr double kMin = -708;
+  Lanes given;
+  std::memcpy(&given, in, sizeof(given));
+  const LaneBits kept = given >= kMin;
+  const Lanes x = reinterpret_cast<Lanes>(reinterpret_cast<LaneBits>(given) & kept);
+  const Lanes shifted = x * kOneOverLn2 + kMagic;
+  const Lanes n = shifted - kMagic;
+  // a = two_sum(x − n·A, −n·B), r = fast_two_sum(a.hi, a.lo − n·C)
+  const Lanes u = x - n * kLn2A, v = -n * kLn2B;
+  const Lanes a_hi = u + v, t = a_hi - u;
+  const Lanes a_lo = (u - (a_hi - t)) + (v - t);
+  const Lanes w = a_lo - n * kLn2C;
+  const Lanes r_hi = a_hi + w, r_lo = w - (r_hi - a_hi);
+  Lanes p = r_hi * 0 + kExpF64[12];
+  for (int i = 11; i >= 0; --i) p = p * r_hi + kExpF64[i];
+  const Lanes q = r_hi * r_hi * p + r_lo + r_lo * r_hi;
+  // sum = two_sum(1, r.hi)
+  const Lanes s_hi = 1.0 + r_hi, s_t = s_hi - 1.0;
+  const Lanes s_lo = (1.0 - (s_hi - s_t)) + (r_hi - s_t);
+  const LaneBits exponent =
+      (reinterpret_cast<LaneBits>(shifted) - std::bit_cast<std::int64_t>(kMagic) + 1023) << 52;
+  const Lanes y = (s_hi + (s_lo + q)) * reinterpret_cast<Lanes>(exponent);
+  const LaneBits bits = reinterpret_cast<LaneBits>(y) & kept;
+  std::memcpy(out, &bits, sizeof(bits));
+}
+
+__attribute__((always_inline)) inline void exp_all(const double* x, double* out,
+                                                   std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) exp_lanes(x + i, out + i);
+  if (i == count) return;
+  double rest[kLanes] = {};
+  std::copy(x + i, x + count, rest);
+  exp_lanes(rest, rest);
+  std::copy(rest, rest + (count - i), out + i);
+}
+
+#if defined(__x86_64__)
+// Wider registers for the same operations: avx2 brings no fma along.
+__attribute__((target("avx2"))) void exp_all_avx2(const double* x, double* out, std::size_t count) {
+  exp_all(x, out, count);
+}
+#endif
+
 }  // namespace
 
 SinCos exact_sincos(double x) {
@@ -177,6 +231,14 @@ double exact_exp(double x) {
   const double q = r.hi * r.hi * poly(kExpF64, 13, r.hi) + r.lo + r.lo * r.hi;
   const Pair sum = two_sum(1.0, r.hi);
   return scale(sum.hi + (sum.lo + q), static_cast<int>(n));
+}
+
+void exact_exp_each(std::span<const double> x, std::span<double> out) {
+#if defined(__x86_64__)
+  static const bool kWide = __builtin_cpu_supports("avx2") != 0;
+  if (kWide) return exp_all_avx2(x.data(), out.data(), x.size());
+#endif
+  exp_all(x.data(), out.data(), x.size());
 }
 
 double exact_pow(double base, double exponent) {

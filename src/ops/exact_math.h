@@ -3,6 +3,8 @@
 // fixed order, no libm. Pure; any thread. Constants: ops/constants.h. Definitions:
 // docs/numerics.md, class cpu/1.
 
+#include <span>
+
 namespace mesh::ops {
 
 // --- f64, about 1 ulp
@@ -19,6 +21,9 @@ SinCos exact_sincos(double x);
 double exact_log(double x);
 // +inf above 709.78, 0 below -745.
 double exact_exp(double x);
+// out[i] = exact_exp(x[i]) for x[i] in [-708, 0], the same bits; 0 below -708, -inf included. Spans
+// of one length; they may be the same memory. Several values at a time: for rows of logits.
+void exact_exp_each(std::span<const double> x, std::span<double> out);
 // base > 0 and finite (NaN otherwise); any finite exponent. Evaluated in double-double.
 double exact_pow(double base, double exponent);
 

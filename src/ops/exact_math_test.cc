@@ -5,7 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <limits>
+#include <vector>
 
 #include "base/random.h"
 #include "ops/constants.h"
@@ -52,6 +54,24 @@ TEST(ExactMath, SinAndCosKnowTheirDomain) {
   EXPECT_EQ(exact_cos(0.0), 1.0);
   EXPECT_TRUE(std::isnan(exact_sin(0x1p+24)));
   EXPECT_TRUE(std::isnan(exact_cos(std::numeric_limits<double>::infinity())));
+}
+
+TEST(ExactMath, ExpOfManyHasTheBitsOfExp) {
+  std::printf("seed 3\n");
+  Prng prng(3);
+  const double inf = std::numeric_limits<double>::infinity();
+  std::vector<double> x{0.0, -0.0, -708.0, -708.0000001, -1e300, -inf, -1e-300, -0.34657359, -0.35};
+  for (int i = 0; i < 200'000; ++i)
+    x.push_back(-std::ldexp(prng.unit(), static_cast<int>(prng.below(14)) - 3));
+  for (std::size_t length : {std::size_t{1}, std::size_t{6}, std::size_t{8}, x.size()}) {
+    std::vector<double> out(length);
+    exact_exp_each(std::span(x).first(length), out);
+    for (std::size_t i = 0; i < length; ++i) {
+      const double expected = x[i] < -708 ? 0.0 : exact_exp(x[i]);
+      ASSERT_EQ(std::bit_cast<std::uint64_t>(out[i]), std::bit_cast<std::uint64_t>(expected))
+          << x[i];
+    }
+  }
 }
 
 TEST(ExactMath, PowAndLogAndExpStayWithinOneUlp) {
