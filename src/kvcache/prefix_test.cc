@@ -102,6 +102,18 @@ TEST(PrefixCache, EvictsLeastRecentlyUsedAndLeavesBeforeParents) {
   EXPECT_EQ(counts(tables), "5/1/0");
 }
 
+TEST(PrefixCache, UseKeepsPagesFromBeingEvicted) {
+  PageTables tables(7);
+  const auto a = text(128), b = text(128, 1000);
+  run_through(tables, 1, a);
+  run_through(tables, 2, b);
+  ASSERT_EQ(*tables.open(SequenceId{3}, 129, page_keys(a, 2)), 128u);
+  tables.release(SequenceId{3});
+  ASSERT_TRUE(tables.open(SequenceId{4}, 4 * 64, {}).ok());
+  EXPECT_EQ(tables.cache().find(page_keys(a, 2)).size(), 2u);
+  EXPECT_EQ(tables.cache().find(page_keys(b, 2)).size(), 0u);
+}
+
 TEST(PrefixCache, PagesThatASequencePinsAreNotTakenForItself) {
   PageTables tables(4);
   const auto a = text(128);
