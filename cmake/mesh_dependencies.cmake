@@ -1,6 +1,6 @@
 # Every third-party library, each from a Debian 12 package named in tools/packages.txt.
 # Targets: Boost::headers OpenSSL::SSL protobuf::libprotobuf fmt::fmt CLI11::CLI11
-#          nlohmann_json::nlohmann_json simdjson::simdjson PkgConfig::{CURL,PCRE2,UTF8PROC,XXHASH} GTest::gtest
+#          nlohmann_json::nlohmann_json simdjson::simdjson PkgConfig::{CURL,PCRE2,TOML,UTF8PROC,XXHASH} GTest::gtest
 find_package(PkgConfig REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 find_package(OpenSSL 3 REQUIRED)
@@ -12,7 +12,15 @@ find_package(CLI11 REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
+pkg_check_modules(TOML REQUIRED IMPORTED_TARGET tomlplusplus)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 if(MESH_TESTS OR MESH_FUZZ)
   find_package(GTest REQUIRED)
+endif()
+# Optional: editing and history of the lines typed in chat.
+pkg_check_modules(EDIT QUIET IMPORTED_TARGET libedit)
+if(EDIT_FOUND)
+  message(STATUS "libedit ${EDIT_VERSION}: chat has line editing")
+else()
+  message(STATUS "libedit not found: chat reads plain lines (Debian: libedit-dev)")
 endif()

@@ -15,6 +15,8 @@ constexpr std::size_t kJsonFileBytes = 64u << 20;  // config.json, tokenizer.jso
 constexpr std::size_t kTensorsPerModel = 1u << 20;
 constexpr std::size_t kTensorRank = 8;
 constexpr std::size_t kShardsPerModel = 10'000;
+constexpr std::size_t kConfigFileBytes = 1u << 20;  // config.toml
+constexpr std::size_t kChatHistoryLines = 1000;     // of chat's line editor
 
 // --- model
 constexpr std::uint32_t kLayers = 1024;
@@ -114,6 +116,7 @@ constexpr Duration kRequestDeadline = seconds(600);
 constexpr Duration kSequenceLifetime = kRequestDeadline + seconds(60);  // on a stage
 constexpr Duration kEncodeDeadline = seconds(60);  // template and tokenising, queue included
 constexpr Duration kDrainDeadline = seconds(30);
+constexpr Duration kLeaveDeadline = seconds(30);  // running requests when a node is asked to end
 constexpr Duration kHttpIdle = seconds(75);            // keep-alive without a request
 constexpr Duration kHttpHeaderDeadline = seconds(10);  // first byte to end of header
 constexpr Duration kHttpBodyDeadline = seconds(60);

@@ -1,148 +1,35 @@
 // toolkit-mesh chat: a conversation with a running mesh over its own HTTP API.
 
+#include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cli/chat_commands.h"
+#include "cli/chat_stream.h"
+#include "cli/config_file.h"
+#include "cli/console.h"
 #include "cli/http_client.h"
+#include "cli/line_reader.h"
+#include "cli/model_names.h"
 #include "cli/options.h"
 
 namespace mesh::cli {
 namespace {
 
 using Json = nlohmann::json;
-using SteadyClock = std::chrono::steady_clock;
 
 volatile std::sig_atomic_t interrupted = 0;
 
-struct Answer {
-  std::string text;
-  std::string error;   // typed failure after the stream began
-  std::string finish;  // "stop", "length"
-  std::uint64_t tokens = 0;
-  double first_token_ms = 0, tokens_per_s = 0;
-};
-
-// Server-sent events, cut anywhere, back to events.
-class EventParser {
- public:
-  explicit EventParser(Answer& answer) : answer_(answer), started_(SteadyClock::now()) {}
-
-  bool feed(std::string_view bytes) {
-    pending_.append(bytes);
-    for (std::size_t end = pending_.find('\n'); end != std::string::npos;
-         end = pending_.find('\n')) {
-      std::string line = pending_.substr(0, end);
-      pending_.erase(0, end + 1);
-      if (!line.empty() && line.back() == '\r') line.pop_back();
-      if (line.rfind("data: ", 0) == 0) read_event(line.substr(6));
-    }
-    return interrupted == 0;
-  }
-
-  void finish() {
-    const double total = seconds_since_start();
-    if (answer_.tokens > 1)
-      answer_.tokens_per_s =
-          static_cast<double>(answer_.tokens - 1) / std::max(1e-9, total - first_s_);
-  }
-
- private:
-  double seconds_since_start() const {
-    return std::chrono::duration<double>(SteadyClock::now() - started_).count();
-  }
-
-  // Called by a C library, which no exception may pass.
-  void read_event(const std::string& data) {
-    try {
-      event(data);
-    } catch (const Json::exception& error) {
-      answer_.error = std::string("the node speaks another stream format: ") + error.what();
-    }
-  }
-
-  void event(const std::string& data) {
-    if (data == "[DONE]") return;
-    const Json json = Json::parse(data, nullptr, false);
-    if (!json.is_object()) return;
-    if (json.contains("error")) {
-      answer_.error = json["error"].value("message", "unknown error");
-      return;
-    }
-    if (json.contains("usage") && json["usage"].is_object())
-      answer_.tokens = json["usage"].value("completion_tokens", std::uint64_t{0});
-    for (const Json& choice : json.value("choices", Json::array())) {
-      if (choice.contains("finish_reason") && choice["finish_reason"].is_string())
-        answer_.finish = choice["finish_reason"];
-      const Json delta = choice.value("delta", Json::object());
-      if (!delta.contains("content") || !delta["content"].is_string()) continue;
-      const std::string piece = delta["content"];
-      if (piece.empty()) continue;
-      if (answer_.text.empty()) {
-        first_s_ = seconds_since_start();
-        answer_.first_token_ms = first_s_ * 1e3;
-      }
-      answer_.text += piece;
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    }
-  }
-
-  Answer& answer_;
-  SteadyClock::time_point started_;
-  double first_s_ = 0;
-  std::string pending_;
-};
-
-Result<Answer> ask(const ChatOptions& options, const Json& messages) {
-  Json body = {
-      {"messages", messages}, {"stream", true}, {"stream_options", {{"include_usage", true}}}};
-  if (options.max_tokens.has_value()) body["max_tokens"] = *options.max_tokens;
-  Answer answer;
-  EventParser parser(answer);
-  MESH_ASSIGN_OR_RETURN(const HttpReply reply,
-                        http_request(options.target, "/v1/chat/completions",
-                                     body.dump(-1, ' ', false, Json::error_handler_t::replace),
-                                     [&](std::string_view bytes) { return parser.feed(bytes); }));
-  parser.finish();
-  if (reply.status != 200) return Error(Code::kUnavailable, error_sentence(reply));
-  return answer;
+std::size_t terminal_columns() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
-
-void print_stats(const Answer& answer) {
-  std::printf("  [%llu tokens, first after %.0f ms, %.0f tok/s]\n",
-              static_cast<unsigned long long>(answer.tokens), answer.first_token_ms,
-              answer.tokens_per_s);
-}
-
-// One turn; false when the answer failed.
-Result<bool> turn(const ChatOptions& options, Json& messages, const std::string& question,
-                  bool stats) {
-  messages.push_back({{"role", "user"}, {"content", question}});
-  Result<Answer> answer = ask(options, messages);
-  if (!answer.ok()) {
-    messages.erase(messages.size() - 1);
-    return answer.error();
-  }
-  std::printf("\n");
-  if (!answer->error.empty()) {
-    std::fprintf(stderr, "✗ %s\n", answer->error.c_str());
-    messages.erase(messages.size() - 1);
-    return false;
-  }
-  if (answer->finish == "length") std::printf("  (cut off: the token limit was reached)\n");
-  if (stats) print_stats(*answer);
-  messages.push_back({{"role", "assistant"}, {"content", answer->text}});
-  return true;
-}
-
-constexpr const char* kHelp =
-    "  /new forgets the conversation, /stats switches figures on and off, /quit leaves\n";
 
 int failed_request(const Error& why) {
   std::fprintf(stderr, "✗ %s\n", why.message.c_str());
@@ -150,78 +37,242 @@ int failed_request(const Error& why) {
   return why.message.rfind("no node answers", 0) == 0 ? kUnreachable : kFailed;
 }
 
-// Who will answer, said before the first question is typed.
-Result<std::string> greeting(const TargetOptions& target) {
-  MESH_ASSIGN_OR_RETURN(const HttpReply reply, http_request(target, "/mesh/status"));
-  if (reply.status != 200) return Error(Code::kUnavailable, error_sentence(reply));
-  const Json status = Json::parse(reply.body, nullptr, false);
-  try {
-    const std::string model = status.at("model").at("name");
-    const std::size_t nodes = status.at("nodes").size();
-    std::string text =
-        fmt::format("{} on {} node{}; /help lists commands, Ctrl-D leaves.\n",
-                    model.empty() ? "No model yet" : model, nodes, nodes == 1 ? "" : "s");
-    if (!status.at("mesh").at("ready").get<bool>())
-      text += fmt::format("  (not ready: {})\n",
-                          status.at("mesh").at("waiting_for").get<std::string>());
-    return text;
-  } catch (const Json::exception&) {
-    return Error(Code::kUnavailable,
-                 "the answer is not a mesh status; is that a toolkit-mesh node?");
+class Chat {
+ public:
+  explicit Chat(const ChatOptions& options)
+      : options_(options),
+        model_(options.model),
+        terminal_(::isatty(STDIN_FILENO) != 0),
+        stats_(options.stats.value_or(options.once.empty() && terminal_ &&
+                                      ::isatty(STDOUT_FILENO) != 0)) {
+    forget();
   }
-}
 
-int converse(ChatOptions options) {
-  const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  const Result<std::string> hello = greeting(options.target);
-  if (!hello.ok()) return failed_request(hello.error());
-  if (terminal) std::printf("%s", hello->c_str());
-  Json messages = Json::array();
-  std::string line;
-  bool failed = false;
-  while (true) {
-    if (terminal) {
-      std::printf("> ");
+  int once() {
+    const Result<void> ready = choose_model();
+    if (!ready.ok()) return failed_request(ready.error());
+    const Result<bool> ok = turn(options_.once);
+    if (interrupted != 0) return kInterrupted;
+    if (ok.ok()) return *ok ? kDone : kFailed;
+    return failed_request(ok.error());
+  }
+
+  int converse() {
+    const Result<std::string> hello = greeting();
+    if (!hello.ok()) return failed_request(hello.error());
+    if (terminal_) std::printf("%s", hello->c_str());
+    LineReader reader(terminal_);
+    LineJoiner joiner;
+    std::string line;
+    bool failed = false;
+    for (int interrupts = 0;;) {
       std::fflush(stdout);
-    }
-    interrupted = 0;
-    if (!std::getline(std::cin, line)) break;
-    if (line.empty()) continue;
-    if (line == "/quit" || line == "/exit") break;
-    if (line == "/help") {
-      std::printf("%s", kHelp);
-    } else if (line == "/new") {
-      messages = Json::array();
-    } else if (line == "/stats") {
-      options.stats = !options.stats;
-    } else if (line.front() == '/') {
-      std::printf("  no command '%s'\n%s", line.c_str(), kHelp);
-    } else {
-      const Result<bool> ok = turn(options, messages, line, options.stats);
-      if (!ok.ok()) {
-        std::fprintf(stderr, "✗ %s\n", ok.error().message.c_str());
+      interrupted = 0;
+      const LineReader::Outcome read = reader.read(joiner.pending() ? ". " : "> ", line);
+      if (read == LineReader::Outcome::kStopped) {
+        (void)joiner.take();
+        if (++interrupts == 2) return std::printf("\n"), kInterrupted;
+        std::printf("\n  (Ctrl-C again or Ctrl-D leaves)\n");
+        continue;
+      }
+      interrupts = 0;
+      std::optional<std::string> text;
+      if (read == LineReader::Outcome::kLine)
+        text = joiner.add(line);
+      else if (joiner.pending())
+        text = joiner.take();
+      else
+        break;
+      if (!text.has_value()) continue;
+      const Result<Next> next = handle(parse_chat_input(*text));
+      if (!next.ok()) {
+        const int code = failed_request(next.error());
         failed = true;
-        if (!terminal) return kUnreachable;
+        if (!terminal_) return code == kFailed ? kUnreachable : code;
+      } else if (*next == Next::kLeave) {
+        break;
+      } else if (*next == Next::kFailed) {
+        failed = true;
       }
     }
+    if (terminal_) std::printf("\n");
+    return failed ? kFailed : kDone;
   }
-  if (terminal) std::printf("\n");
-  return failed ? kFailed : kDone;
-}
+
+ private:
+  enum class Next { kGoOn, kFailed, kLeave };
+
+  void forget() {
+    messages_.clear();
+    if (!options_.system.empty()) messages_.push_back({"system", options_.system});
+  }
+
+  Result<Next> handle(const ChatInput& input) {
+    switch (input.command) {
+      case ChatCommand::kEmpty:
+        break;
+      case ChatCommand::kMessage: {
+        MESH_ASSIGN_OR_RETURN(const bool ok, turn(input.text));
+        return ok ? Next::kGoOn : Next::kFailed;
+      }
+      case ChatCommand::kHelp:
+        std::printf("%s", chat_help().c_str());
+        break;
+      case ChatCommand::kModel:
+        MESH_RETURN_IF_ERROR(show_models(input.text));
+        break;
+      case ChatCommand::kStats:
+        stats_ = !stats_;
+        std::printf("  figures %s\n", stats_ ? "on" : "off");
+        break;
+      case ChatCommand::kSave:
+        return save(input.text);
+      case ChatCommand::kClear:
+        forget();
+        std::printf("  (a new conversation)\n");
+        break;
+      case ChatCommand::kSystem:
+        options_.system = input.text;
+        if (!messages_.empty() && messages_.front().role == "system")
+          messages_.erase(messages_.begin());
+        if (!input.text.empty()) messages_.insert(messages_.begin(), {"system", input.text});
+        std::printf("  system message %s\n", input.text.empty() ? "removed" : "set");
+        break;
+      case ChatCommand::kExit:
+        return Next::kLeave;
+      case ChatCommand::kUnknown:
+        std::printf("  %s\n", unknown_command(input.text).c_str());
+        break;
+    }
+    return Next::kGoOn;
+  }
+
+  Result<Next> save(const std::string& file) {
+    if (file.empty()) {
+      std::printf("  /save FILE\n");
+      return Next::kGoOn;
+    }
+    const Result<void> written = write_text_file(file, transcript(messages_, file));
+    if (!written.ok()) {
+      std::fprintf(stderr, "✗ %s\n", written.error().message.c_str());
+      return Next::kFailed;
+    }
+    std::printf("  %zu messages saved to %s\n", messages_.size(), file.c_str());
+    return Next::kGoOn;
+  }
+
+  Result<void> show_models(const std::string& wanted) {
+    MESH_ASSIGN_OR_RETURN(const std::vector<std::string> names, served_models(options_.target));
+    const bool served = std::find(names.begin(), names.end(), wanted) != names.end();
+    if (served) model_ = wanted;
+    if (!wanted.empty() && !served) {
+      const std::string close = closest_model(wanted, names);
+      std::printf("  no model '%s' is served%s\n", wanted.c_str(),
+                  close.empty() ? "" : ("; did you mean '" + close + "'?").c_str());
+    }
+    for (const std::string& name : names) {
+      const bool chosen = model_.empty() ? &name == &names.front() : name == model_;
+      std::printf("  %s %s\n", chosen ? "*" : " ", name.c_str());
+    }
+    return {};
+  }
+
+  // A server that is not ours wants a model named.
+  Result<void> choose_model() {
+    if (!options_.target.openai || !model_.empty()) return {};
+    MESH_ASSIGN_OR_RETURN(const std::vector<std::string> names, served_models(options_.target));
+    if (!names.empty()) model_ = names.front();
+    return {};
+  }
+
+  // Who will answer, said before the first question is typed.
+  Result<std::string> greeting() {
+    constexpr const char* kHint = "/help lists commands, Ctrl-D leaves.";
+    MESH_RETURN_IF_ERROR(choose_model());
+    if (options_.target.openai)
+      return fmt::format("{} at {}; {}\n", model_, options_.target.url, kHint);
+    MESH_ASSIGN_OR_RETURN(const HttpReply reply,
+                          http_request(options_.target, {.path = "/mesh/status"}));
+    if (reply.status != 200) return Error(Code::kUnavailable, error_sentence(reply));
+    const Json status = Json::parse(reply.body, nullptr, false);
+    try {
+      const std::string model = status.at("model").at("name");
+      const std::size_t nodes = status.at("nodes").size();
+      std::string text =
+          fmt::format("{} on {} node{}; {}\n", model.empty() ? "No model yet" : model, nodes,
+                      nodes == 1 ? "" : "s", kHint);
+      if (!status.at("mesh").at("ready").get<bool>())
+        text += fmt::format("  (not ready: {})\n",
+                            status.at("mesh").at("waiting_for").get<std::string>());
+      return text;
+    } catch (const Json::exception&) {
+      return Error(Code::kUnavailable,
+                   "the answer is not a mesh status; is that a toolkit-mesh node?");
+    }
+  }
+
+  // At the right of the answer's last line where there is room, else below it.
+  void print_stats(const Answer& answer) {
+    std::string text = stats_text(answer.first_token_ms, answer.tokens_per_s);
+    const std::string last = answer.text.substr(answer.text.rfind('\n') + 1);
+    const std::size_t columns = terminal_columns(), used = shown_width(last);
+    const std::size_t width = shown_width(text);
+    const bool dim = colour_wanted(STDOUT_FILENO);
+    if (columns > 0 && used + width + 3 < columns)
+      std::printf(
+          "%s", std::string(
+                    std::min(columns - 1 - width, std::max<std::size_t>(used, 48)) - used + 1, ' ')
+                    .c_str());
+    else
+      std::printf("\n  ");
+    std::printf("%s%s%s", dim ? "\x1b[2m" : "", text.c_str(), dim ? "\x1b[0m" : "");
+  }
+
+  // One question and its answer; false when the answer failed.
+  Result<bool> turn(const std::string& question) {
+    messages_.push_back({"user", question});
+    const Result<Answer> answer = ask_chat(
+        options_, model_, messages_,
+        [](std::string_view piece) {
+          std::fwrite(piece.data(), 1, piece.size(), stdout);
+          std::fflush(stdout);
+        },
+        [] { return interrupted == 0; });
+    if (!answer.ok() || !answer->error.empty() || (interrupted != 0 && answer->text.empty()))
+      messages_.pop_back();
+    if (!answer.ok()) return answer.error();
+    if (!answer->error.empty()) {
+      std::printf("\n");
+      std::fflush(stdout);
+      std::fprintf(stderr, "✗ %s\n", answer->error.c_str());
+      return false;
+    }
+    if (stats_ && interrupted == 0) print_stats(*answer);
+    std::printf("\n");
+    if (interrupted != 0) std::printf("  (stopped)\n");
+    if (answer->finish == "length") std::printf("  (cut off: the token limit was reached)\n");
+    if (!answer->text.empty()) messages_.push_back({"assistant", answer->text});
+    return true;
+  }
+
+  ChatOptions options_;
+  std::string model_;
+  const bool terminal_;
+  bool stats_;
+  std::vector<ChatMessage> messages_;
+};
 
 }  // namespace
 
 int run_chat(const ChatOptions& options) {
-  std::signal(SIGINT, [](int) {
+  struct sigaction action {};
+  action.sa_handler = [](int) {
     if (interrupted != 0) ::_exit(kInterrupted);
     interrupted = 1;
-  });
-  if (options.once.empty()) return converse(options);
-  Json messages = Json::array();
-  const Result<bool> ok = turn(options, messages, options.once, options.stats);
-  if (interrupted != 0) return kInterrupted;
-  if (ok.ok()) return *ok ? kDone : kFailed;
-  return failed_request(ok.error());
+  };
+  ::sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: reading a line ends, too
+  Chat chat(options);
+  return options.once.empty() ? chat.converse() : chat.once();
 }
 
 }  // namespace mesh::cli

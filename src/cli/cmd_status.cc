@@ -7,6 +7,8 @@
 #include <string>
 #include <thread>
 
+#include "cli/cmd_watch.h"
+#include "cli/console.h"
 #include "cli/coverage.h"
 #include "cli/http_client.h"
 #include "cli/options.h"
@@ -16,12 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::string megabytes(std::uint64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (value >= 1e9) return fmt::format("{:.1f} GB", value / 1e9);
-  return fmt::format("{:.1f} MB", value / 1e6);
-}
-
 std::string layers_text(const Json& node) {
   const std::uint64_t begin = node["layers"][0], end = node["layers"][1];
   if (begin == end) return "–";
@@ -30,8 +26,7 @@ std::string layers_text(const Json& node) {
 
 // Columns count characters, not bytes: names and dashes may be multi-byte.
 std::string padded(const std::string& text, std::size_t width) {
-  std::size_t shown = 0;
-  for (unsigned char c : text) shown += (c & 0xC0) != 0x80 ? 1u : 0u;
+  const std::size_t shown = shown_width(text);
   return text + std::string(shown < width ? width - shown : 1, ' ');
 }
 
@@ -51,7 +46,7 @@ void print_table(const Json& status) {
     fmt::print(
         "{}{}{}{}{}{}{}{}\n", padded(node.value("name", "") + self, 18),
         padded(layers_text(node), 9),
-        padded(megabytes(node.value("bytes_loaded", std::uint64_t{0})), 10),
+        padded(shown_bytes(node.value("bytes_loaded", std::uint64_t{0})), 10),
         padded(fmt::format("{}/{}", node.value("pages_used", 0), node.value("pages_total", 0)), 14),
         padded(fmt::format("{}", node.value("rows_computed", std::uint64_t{0})), 10),
         padded(rate > 0 ? fmt::format("{:.0f}", rate) : "–", 8),
@@ -70,7 +65,7 @@ int unreachable(const Error& why) {
 int check(const StatusOptions& options) {
   std::string why;
   for (int attempt = 0; attempt < 20; ++attempt) {
-    const Result<HttpReply> reply = http_request(options.target, "/mesh/status");
+    const Result<HttpReply> reply = http_request(options.target, {.path = "/mesh/status"});
     if (!reply.ok()) return unreachable(reply.error());
     if (reply->status != 200) {
       why = error_sentence(*reply);
@@ -92,7 +87,8 @@ int check(const StatusOptions& options) {
 
 int run_status(const StatusOptions& options) {
   if (options.check_coverage) return check(options);
-  const Result<HttpReply> reply = http_request(options.target, "/mesh/status");
+  if (options.watch) return run_watch(options);
+  const Result<HttpReply> reply = http_request(options.target, {.path = "/mesh/status"});
   if (!reply.ok()) return unreachable(reply.error());
   if (reply->status != 200) {
     fmt::print(stderr, "✗ {}\n", error_sentence(*reply));

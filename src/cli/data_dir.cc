@@ -63,8 +63,13 @@ NodeDirectory::NodeDirectory(NodeDirectory&& other) noexcept
       lock_(std::exchange(other.lock_, -1)),
       announced_(std::exchange(other.announced_, false)) {}
 
-NodeDirectory::~NodeDirectory() {
+void NodeDirectory::forget() {
   if (announced_) ::unlink((path_ + "/node.json").c_str());
+  announced_ = false;
+}
+
+NodeDirectory::~NodeDirectory() {
+  forget();
   if (lock_ >= 0) ::close(lock_);
 }
 

@@ -1,12 +1,24 @@
 #include "cli/environment.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
+#include <string_view>
 
 namespace mesh::cli {
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : "";
+}
+
+std::vector<std::string> environment_names() {
+  std::vector<std::string> names;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (text.rfind("TOOLKIT_MESH_", 0) == 0) names.emplace_back(text.substr(0, text.find('=')));
+  }
+  return names;
 }
 
 formats::HubEnvironment hub_environment() {

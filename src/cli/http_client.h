@@ -19,12 +19,17 @@ struct HttpReply {
 // running node in the data directory, or the default port. Errors: invalid_argument.
 Result<std::string> target_url(const TargetOptions& target);
 
-// One request; `on_body` sees the pieces of a 200 answer as they come and returns false to stop.
-// `body` empty: GET. Errors: unavailable ("no node answers at …; start one with: toolkit-mesh
-// run").
-Result<HttpReply> http_request(const TargetOptions& target, const std::string& path,
-                               const std::string& body = "",
-                               const std::function<bool(std::string_view)>& on_body = {});
+struct HttpCall {
+  std::string path;
+  std::string body = "";  // empty: GET
+  // Sees the pieces of a 200 answer as they come and returns false to stop.
+  std::function<bool(std::string_view)> on_body = {};
+  // Asked at least every second; false ends the call with what has come so far.
+  std::function<bool()> go_on = {};
+};
+
+// Errors: unavailable ("no node answers at …; start one with: toolkit-mesh run").
+Result<HttpReply> http_request(const TargetOptions& target, const HttpCall& call);
 
 // The sentence of an OpenAI error object, or the body's start.
 std::string error_sentence(const HttpReply& reply);

@@ -1,98 +1,76 @@
-// toolkit-mesh: the command line. One sub-command per verb; every flag is declared here and nowhere
-// else.
+// toolkit-mesh: the command line. One sub-command per verb; the flags of those that start or ask a
+// node are declared in settings_table.cc.
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/version.h"
+#include "cli/config_file.h"
+#include "cli/environment.h"
 #include "cli/options.h"
+#include "cli/settings.h"
 #include "cli/suggest.h"
 
 namespace mesh::cli {
 namespace {
 
-void add_target(CLI::App& app, TargetOptions& target) {
-  app.add_option("--port", target.port, "HTTP port of the node to ask, on this machine")
-      ->type_name("PORT");
-  app.add_option("--url", target.url, "address of the node to ask, for example http://studio:8642")
-      ->type_name("URL");
-  app.add_option("--data-dir", target.data_dir, "where the node on this machine keeps its files")
-      ->type_name("DIR");
-  app.add_option("--api-key-file", target.api_key_file, "file with the API key of that node")
-      ->type_name("FILE");
-}
+// The flags of one verb as they were typed.
+struct TypedFlags {
+  CLI::App* app = nullptr;
+  unsigned verb = 0;
+  std::map<std::string, CLI::Option*> options;  // by setting name
 
-void add_node_flags(CLI::App& app, NodeOptions& o) {
-  app.add_option("-m,--model", o.model,
-                 "model: a directory, a file of it, ORG/NAME in the Hugging Face cache, or pocket "
-                 "(built in)")
-      ->type_name("MODEL");
-  app.add_option("--host", o.host, "address for HTTP (API and web page)")
-      ->type_name("ADDRESS")
-      ->capture_default_str();
-  app.add_option("--port", o.port, "HTTP port; without it 8642 or the next free one")
-      ->type_name("PORT");
-  app.add_option("--data-dir", o.data_dir, "keys and state; default ~/.local/share/toolkit-mesh")
-      ->type_name("DIR");
-  app.add_option("--name", o.name,
-                 "name of this node; default: the host name and four letters of its id")
-      ->type_name("NAME");
-  app.add_option("--device", o.device, "compute device: cpu, ref")
-      ->type_name("NAME")
-      ->capture_default_str();
-  app.add_option("--isa", o.isa, "force an instruction set of the cpu device: avx512, avx2, scalar")
-      ->type_name("NAME");
-  app.add_option("--threads", o.threads, "compute threads; default: all cores")
-      ->type_name("N")
-      ->check(CLI::Range(1, 4096, "1-4096"));
-  app.add_option("--memory", o.memory, "memory offered for weights and KV cache, for example 8G")
-      ->type_name("SIZE");
-  app.add_option("--api-key-file", o.api_key_file, "file with the API key that clients must send")
-      ->type_name("FILE");
-  app.add_flag("--no-ui", o.no_ui, "do not serve the web page");
-  app.add_option("--log-level", o.log_level, "debug, info, warn or error")
-      ->type_name("LEVEL")
-      ->capture_default_str();
-  app.add_option("--log-format", o.log_format, "text or json")
-      ->type_name("FORMAT")
-      ->capture_default_str();
-  app.add_option("--log-file", o.log_file, "write the log there instead of standard error")
-      ->type_name("FILE");
-}
+  std::map<std::string, std::vector<std::string>> given() const {
+    std::map<std::string, std::vector<std::string>> out;
+    for (const auto& [name, option] : options)
+      if (option->count() > 0) out[name] = option->results();
+    return out;
+  }
+};
 
-void add_mesh_flags(CLI::App& app, NodeOptions& o) {
-  app.add_option("--listen", o.listen,
-                 "address for other nodes, HOST:PORT; default 127.0.0.1:8643 or next free")
-      ->type_name("HOST:PORT");
-  app.add_option("--advertise", o.advertise,
-                 "address under which other nodes reach this one, HOST:PORT")
-      ->type_name("HOST:PORT");
-  app.add_option("--peer", o.peers, "node of the mesh to connect to, HOST:PORT")
-      ->type_name("HOST:PORT");
-  app.add_option("--layers", o.layers, "hold exactly these layers, BEGIN:END (half-open)")
-      ->type_name("BEGIN:END");
-  app.add_option("--min-nodes", o.min_nodes, "place layers once so many nodes are there")
-      ->type_name("N")
-      ->check(CLI::Range(1, 512, "1-512"))
-      ->capture_default_str();
-  app.add_flag("--no-layers", o.no_layers, "take part without holding layers (may ask only)");
+// A value is taken as it is: settings.cc says what is wrong with it.
+TypedFlags declare_flags(CLI::App& app, unsigned verb) {
+  TypedFlags out{&app, verb, {}};
+  for (const Setting& setting : setting_table()) {
+    if ((setting.verbs & verb) == 0) continue;
+    const std::string name(setting.name);
+    std::string names = "--" + name;
+    if (setting.letter != 0) names = fmt::format("-{},{}", setting.letter, names);
+    std::string help(setting.help);
+    if (!setting.fallback.empty() && setting.kind != Kind::kSwitch)
+      help += fmt::format(" [{}]", setting.fallback);
+    CLI::Option* option = nullptr;
+    if (setting.kind == Kind::kSwitch) {
+      option = app.add_flag(names)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    } else {
+      const bool list = setting.kind == Kind::kTexts || setting.kind == Kind::kAddresses;
+      option = app.add_option(names)
+                   ->expected(1)
+                   ->type_name(std::string(setting.placeholder))
+                   ->multi_option_policy(list ? CLI::MultiOptionPolicy::TakeAll
+                                              : CLI::MultiOptionPolicy::TakeLast);
+    }
+    option->description(help);
+    out.options[name] = option;
+  }
+  return out;
 }
 
 struct Verbs {
-  Verbs() {
-    join.verb = NodeVerb::kJoin;
-    serve.verb = NodeVerb::kServe;
-  }
-  NodeOptions run, join, serve;
+  TypedFlags run, join, serve, chat, status;
   std::string join_address;
-  ChatOptions chat;
-  StatusOptions status;
   VersionOptions version;
+  ConfigOptions config;
+  CLI::App* config_show = nullptr;
+  CLI::App* config_path = nullptr;
+  CLI::App* config_set = nullptr;
+  CLI::App* config_unset = nullptr;
   EvalCommandOptions eval;
 };
 
@@ -115,80 +93,139 @@ void add_sampling(CLI::App& eval, SamplingParams& sampling) {
   eval.add_option("--seed", sampling.seed, "of the draws")->type_name("N");
 }
 
-void declare(CLI::App& app, Verbs& v) {
-  app.require_subcommand(1);
-  app.set_help_flag("-h,--help", "this help; toolkit-mesh VERB --help for the flags of a verb");
-  app.footer(
-      "One machine:   toolkit-mesh run              then, in another terminal: toolkit-mesh chat\n"
-      "A second one:  toolkit-mesh join HOST:8643 --cluster-key-file cluster.key\n"
-      "               (cluster.key lies in the first node's data directory)");
-  app.set_help_all_flag("--help-all", "help of every verb");
-  CLI::App* run = app.add_subcommand("run", "start a mesh on this machine: node, API and web page");
-  add_node_flags(*run, v.run);
-  add_mesh_flags(*run, v.run);
-  CLI::App* join = app.add_subcommand("join", "start a node and join a mesh");
-  join->add_option("address", v.join_address, "a node of the mesh, HOST:PORT of its peer port")
-      ->type_name("HOST:PORT");
-  add_node_flags(*join, v.join);
-  add_mesh_flags(*join, v.join);
-  join->add_option("--cluster-key-file", v.join.cluster_key_file,
-                   "file with the cluster key, - for standard input; default: cluster.key in the "
-                   "data directory")
-      ->type_name("FILE");
-  CLI::App* serve = app.add_subcommand("serve", "serve a model on this machine alone, no mesh");
-  add_node_flags(*serve, v.serve);
-  CLI::App* chat = app.add_subcommand("chat", "chat with a running mesh in the terminal");
-  add_target(*chat, v.chat.target);
-  chat->add_option("--once", v.chat.once, "ask this and leave")->type_name("QUESTION");
-  chat->add_option("--max-tokens", v.chat.max_tokens, "longest answer")->type_name("N");
-  chat->add_flag("--stats", v.chat.stats,
-                 "print time to first token and tokens/s after each answer");
-  CLI::App* status = app.add_subcommand("status", "nodes, layers and speed of a running mesh");
-  add_target(*status, v.status.target);
-  status->add_flag("--json", v.status.json, "as JSON");
-  status->add_flag(
-      "--check-coverage", v.status.check_coverage,
-      "succeed only if bytes loaded and rows computed of the nodes match their layers, which are "
-      "disjoint and cover the model");
-  CLI::App* version =
-      app.add_subcommand("version", "version, numeric class and self-test of this program");
-  version->add_flag("--json", v.version.json, "as JSON");
+void declare_config(CLI::App& app, Verbs& v) {
+  CLI::App* config = app.add_subcommand("config", "settings: which hold, and from where");
+  config->require_subcommand(1);
+  const auto file = [&](CLI::App* sub) {
+    sub->add_option("--config", v.config.file, "config file instead of the default one")
+        ->type_name("FILE");
+  };
+  v.config_show = config->add_subcommand("show", "every setting with its value and origin");
+  v.config_show->add_flag("--json", v.config.json, "as JSON");
+  file(v.config_show);
+  v.config_path = config->add_subcommand("path", "where the config file is");
+  file(v.config_path);
+  v.config_set = config->add_subcommand("set", "writes a setting to the config file");
+  v.config_set->add_option("key", v.config.key, "a setting: a flag without its dashes")
+      ->type_name("KEY")
+      ->required();
+  v.config_set->add_option("value", v.config.values, "its value; several for a list")
+      ->type_name("VALUE")
+      ->required();
+  file(v.config_set);
+  v.config_unset = config->add_subcommand("unset", "removes a setting from the config file");
+  v.config_unset->add_option("key", v.config.key, "a setting")->type_name("KEY")->required();
+  file(v.config_unset);
+}
+
+void declare_eval(CLI::App& app, EvalCommandOptions& o) {
   CLI::App* eval = app.add_subcommand(
       "eval", "run token ids through a model and write every number (developers)");
-  eval->add_option("-m,--model", v.eval.model, "model, as for run")->type_name("MODEL");
-  eval->add_option("--ids", v.eval.ids, "JSON arrays of token ids; several run as one batch")
+  eval->add_option("-m,--model", o.model, "model, as for run")->type_name("MODEL");
+  eval->add_option("--ids", o.ids, "JSON arrays of token ids; several run as one batch")
       ->type_name("FILE")
       ->required()
       ->delimiter(',');
-  eval->add_option("--out", v.eval.out, "safetensors file to write")->type_name("FILE")->required();
-  eval->add_flag("--hidden", v.eval.hidden, "also the residual after the embedding and each layer");
-  eval->add_option("--generate", v.eval.generate,
-                   "continue by so many tokens, greedily unless told")
+  eval->add_option("--out", o.out, "safetensors file to write")->type_name("FILE")->required();
+  eval->add_flag("--hidden", o.hidden, "also the residual after the embedding and each layer");
+  eval->add_option("--generate", o.generate, "continue by so many tokens, greedily unless told")
       ->type_name("N");
-  add_sampling(*eval, v.eval.sampling);
-  eval->add_option("--cuts", v.eval.cuts, "run as stages cut at these layers, for example 3,5")
+  add_sampling(*eval, o.sampling);
+  eval->add_option("--cuts", o.cuts, "run as stages cut at these layers, for example 3,5")
       ->type_name("LAYERS")
       ->delimiter(',');
-  eval->add_option("--backend", v.eval.backend, "ref or cpu")
-      ->type_name("NAME")
-      ->capture_default_str();
-  eval->add_option("--isa", v.eval.isa, "avx512, avx2 or scalar")->type_name("NAME");
-  eval->add_option("--threads", v.eval.threads, "compute threads")
+  eval->add_option("--backend", o.backend, "ref or cpu")->type_name("NAME")->capture_default_str();
+  eval->add_option("--isa", o.isa, "avx512, avx2 or scalar")->type_name("NAME");
+  eval->add_option("--threads", o.threads, "compute threads")
       ->type_name("N")
       ->check(CLI::Range(1, 4096, "1-4096"));
-  eval->add_option("--chunk", v.eval.chunk, "prefill in chunks of so many rows")->type_name("ROWS");
-  eval->add_flag("--explain", v.eval.explain, "print the kernel that each operator takes");
+  eval->add_option("--chunk", o.chunk, "prefill in chunks of so many rows")->type_name("ROWS");
+  eval->add_flag("--explain", o.explain, "print the kernel that each operator takes");
+}
+
+void declare(CLI::App& app, Verbs& v) {
+  app.require_subcommand(1);
+  app.set_help_flag("-h,--help", "this help; toolkit-mesh VERB --help for the flags of a verb");
+  std::string codes = "Exit codes:\n";
+  for (const ExitCode& entry : exit_codes())
+    codes += fmt::format("  {:<5}{}\n", entry.code, entry.meaning);
+  app.footer(
+      "One machine:   toolkit-mesh run              then, in another terminal: toolkit-mesh chat\n"
+      "A second one:  toolkit-mesh join HOST:8643 --cluster-key-file cluster.key\n"
+      "               (cluster.key lies in the first node's data directory)\n"
+      "Each flag can also stand in the environment (--max-queue: TOOLKIT_MESH_MAX_QUEUE) or in "
+      "the\n"
+      "config file (max-queue = 64); toolkit-mesh config show says what holds.\n" +
+      codes);
+  app.set_help_all_flag("--help-all", "help of every verb");
+  v.run = declare_flags(
+      *app.add_subcommand("run", "start a mesh on this machine: node, API and web page"), kRunVerb);
+  CLI::App* join = app.add_subcommand("join", "start a node and join a mesh");
+  join->add_option("address", v.join_address, "a node of the mesh, HOST:PORT of its peer port")
+      ->type_name("HOST:PORT");
+  v.join = declare_flags(*join, kJoinVerb);
+  v.serve = declare_flags(
+      *app.add_subcommand("serve", "serve a model on this machine alone, no mesh"), kServeVerb);
+  v.chat = declare_flags(*app.add_subcommand("chat", "chat with a running mesh in the terminal"),
+                         kChatVerb);
+  v.status = declare_flags(
+      *app.add_subcommand("status", "nodes, layers and speed of a running mesh"), kStatusVerb);
+  declare_config(app, v);
+  CLI::App* version =
+      app.add_subcommand("version", "version, numeric class and self-test of this program");
+  version->add_flag("--json", v.version.json, "as JSON");
+  declare_eval(app, v.eval);
+}
+
+int wrong_settings(const Error& why) {
+  fmt::print(stderr, "toolkit-mesh: {}\n", why.message);
+  return why.code == Code::kInvalidArgument ? kUsage : kFailed;
+}
+
+Result<Settings> settings_of(const TypedFlags& flags) {
+  Sources sources;
+  sources.flags = flags.given();
+  sources.environment = [](const std::string& name) { return environment(name.c_str()); };
+  const auto config = sources.flags.find("config");
+  MESH_ASSIGN_OR_RETURN(
+      sources.file, read_config_file(config == sources.flags.end() ? "" : config->second.back()));
+  return resolve(flags.verb, sources);
+}
+
+int start_node(const TypedFlags& flags, NodeVerb verb, const std::string& address) {
+  for (const std::string& sentence : unknown_variables(environment_names()))
+    fmt::print(stderr, "! {}\n", sentence);
+  const Result<Settings> settings = settings_of(flags);
+  if (!settings.ok()) return wrong_settings(settings.error());
+  Result<NodeOptions> options = node_options(verb, *settings);
+  if (!options.ok()) return wrong_settings(options.error());
+  if (!address.empty()) options->peers.push_back(address);
+  return run_node(*options);
+}
+
+int start_config(Verbs& v) {
+  v.config.action = v.config_show->parsed()   ? ConfigAction::kShow
+                    : v.config_path->parsed() ? ConfigAction::kPath
+                    : v.config_set->parsed()  ? ConfigAction::kSet
+                                              : ConfigAction::kUnset;
+  return run_config(v.config);
 }
 
 int dispatch(CLI::App& app, Verbs& v) {
-  if (app.got_subcommand("run")) return run_node(v.run);
-  if (app.got_subcommand("join")) {
-    if (!v.join_address.empty()) v.join.peers.push_back(v.join_address);
-    return run_node(v.join);
+  if (v.run.app->parsed()) return start_node(v.run, NodeVerb::kRun, "");
+  if (v.join.app->parsed()) return start_node(v.join, NodeVerb::kJoin, v.join_address);
+  if (v.serve.app->parsed()) return start_node(v.serve, NodeVerb::kServe, "");
+  if (v.chat.app->parsed()) {
+    const Result<Settings> settings = settings_of(v.chat);
+    if (!settings.ok()) return wrong_settings(settings.error());
+    return run_chat(chat_options(*settings, environment("OPENAI_BASE_URL")));
   }
-  if (app.got_subcommand("serve")) return run_node(v.serve);
-  if (app.got_subcommand("chat")) return run_chat(v.chat);
-  if (app.got_subcommand("status")) return run_status(v.status);
+  if (v.status.app->parsed()) {
+    const Result<Settings> settings = settings_of(v.status);
+    if (!settings.ok()) return wrong_settings(settings.error());
+    return run_status(status_options(*settings));
+  }
+  if (app.got_subcommand("config")) return start_config(v);
   if (app.got_subcommand("version")) return run_version(v.version);
   return run_eval_command(v.eval);
 }

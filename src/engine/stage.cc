@@ -118,6 +118,7 @@ Result<std::unique_ptr<Stage>> Stage::load(ops::Backend& backend,
                         pool_pages(spec, source, layers, store, options));
   model::StageWeights held;
   model::LoadOptions load_options;
+  load_options.progress = options.progress;
   if (previous != nullptr) {
     held = std::move(previous->state_->weights);
     previous.reset();

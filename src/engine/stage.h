@@ -27,6 +27,8 @@ struct StageOptions {
   std::uint64_t memory_bytes = 0;
   std::optional<tensor::DType> kv_type =
       std::nullopt;  // f32 or bf16; else the residual type of the model
+  // Called by load() after each layer: source bytes read so far and to be read in all.
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};
 };
 
 // What a test or `eval` sees of a step beyond its output. Bytes and values live for the call only.

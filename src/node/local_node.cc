@@ -29,7 +29,7 @@ namespace {
 constexpr std::uint64_t kKvShareOfMemory = 4;  // a quarter
 
 Error stopping() {
-  return Error(Code::kUnavailable, "this node is being stopped", true);
+  return Error(Code::kUnavailable, "this node is shutting down", true);
 }
 
 std::string device_text(const ops::BackendInfo& info) {
@@ -37,6 +37,22 @@ std::string device_text(const ops::BackendInfo& info) {
   if (!info.isa.empty()) text += ", " + info.isa;
   return text;
 }
+
+// The log, and a copy of what people may care about for the terminal.
+class ShownEvents final : public Events {
+ public:
+  using Show = std::function<void(std::string_view name, const std::vector<Field>& fields)>;
+  ShownEvents(std::unique_ptr<Events> log, Show show)
+      : log_(std::move(log)), show_(std::move(show)) {}
+  void emit(Level level, std::string_view name, std::vector<Field> fields) override {
+    if (show_ && level >= Level::kInfo) show_(name, fields);
+    log_->emit(level, name, std::move(fields));
+  }
+
+ private:
+  const std::unique_ptr<Events> log_;
+  const Show show_;
+};
 
 }  // namespace
 
@@ -65,6 +81,9 @@ struct LocalNode::Impl {
   env::Address bound;
   std::vector<env::Address> reachable;  // what others are told; empty: no peers
   env::TimerHandle status_timer;
+  env::TimerHandle drain_timer;
+  Instant drain_deadline;
+  std::function<void()> drained;
   bool stopped = false;
 
   void progress(const std::string& line) {
@@ -77,6 +96,7 @@ struct LocalNode::Impl {
   Result<void> adopt_model(OpenedModel opened, std::shared_ptr<const TextService> text);
   void look_for_model(const wire::ModelIdentity& wanted);
   void publish();
+  void wait_for_requests();
   void on_loop(const std::function<void()>& task);
 };
 
@@ -111,7 +131,8 @@ Result<void> LocalNode::Impl::open_device() {
 Result<void> LocalNode::Impl::open_transport() {
   io = std::make_unique<net::IoThread>();
   transport = std::make_unique<net::TlsTransport>(*io, loop, *events, credentials->identity());
-  env = std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events, metrics});
+  env =
+      std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events, metrics});
   if (options.listen.host.empty()) return {};
   // Every node of a machine takes two ports, so the peers' ports are two apart.
   Error last(Code::kUnavailable, "no port tried");
@@ -144,6 +165,7 @@ void LocalNode::Impl::make_node() {
   config.pinned = options.layers;
   config.memory_for_model = memory;
   config.min_nodes = options.min_nodes;
+  config.max_queue = options.max_queue;
   NodeHooks node_hooks;
   if (options.take_model_from_mesh)
     node_hooks.model_wanted = [this](const wire::ModelIdentity& wanted) { look_for_model(wanted); };
@@ -174,8 +196,10 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
   progress(fmt::format("✓ model          {} ({}), {} layers, {}", opened.files.name,
                        opened.files.origin, opened.spec.layers, opened.spec.family));
   engine::EngineOptions engine_options;
-  engine_options.stage.kv_bytes = memory / kKvShareOfMemory;
+  engine_options.stage.kv_bytes =
+      options.kv_memory > 0 ? options.kv_memory : memory / kKvShareOfMemory;
   engine_options.stage.memory_bytes = memory;
+  engine_options.stage.progress = hooks.loading;
   engine_options.now = [this] { return loop.now(); };
   const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
   if (stop_ids.size() > limits::kStopIds)
@@ -226,7 +250,9 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   impl->options = std::move(options);
   impl->hooks = std::move(hooks);
   Impl& node = *impl;
-  MESH_ASSIGN_OR_RETURN(node.events, env::TextEvents::open(node.options.log, node.loop));
+  MESH_ASSIGN_OR_RETURN(std::unique_ptr<Events> log,
+                        env::TextEvents::open(node.options.log, node.loop));
+  node.events = std::make_unique<ShownEvents>(std::move(log), node.hooks.event);
   MESH_ASSIGN_OR_RETURN(
       node.credentials,
       Credentials::load(node.options.data_dir, node.options.node_dir, node.options.cluster_key_text,
@@ -305,6 +331,24 @@ void LocalNode::go(const std::string& http) {
   });
 }
 
+void LocalNode::drain(Duration deadline, std::function<void()> done) {
+  impl_->on_loop([&] {
+    impl_->drain_deadline = impl_->loop.now() + deadline;
+    impl_->drained = std::move(done);
+    impl_->serving->stop_admitting(stopping());
+    impl_->node->drain();
+    impl_->wait_for_requests();
+  });
+}
+
+void LocalNode::Impl::wait_for_requests() {
+  if ((serving->idle() && node->drained()) || loop.now() >= drain_deadline) {
+    if (drained) std::exchange(drained, nullptr)();
+    return;
+  }
+  drain_timer = loop.after(milliseconds(20), [this] { wait_for_requests(); });
+}
+
 void LocalNode::end_requests(const Error& why) {
   impl_->on_loop([this, &why] { impl_->serving->shut_down(why); });
 }
@@ -317,6 +361,7 @@ void LocalNode::stop() {
   if (impl_->blocking) impl_->blocking->stop();
   impl_->on_loop([this] {
     impl_->status_timer.cancel();
+    impl_->drain_timer.cancel();
     if (impl_->serving) impl_->serving->shut_down(stopping());
     impl_->serving.reset();
     impl_->node.reset();

@@ -7,9 +7,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/events.h"
 #include "base/ids.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "env/env.h"
 #include "env/text_events.h"
@@ -38,15 +41,22 @@ struct LocalNodeOptions {
   std::uint32_t min_nodes = 1;
   bool willing = true;  // false: asks only, holds no layers
   std::string backend = "cpu";
-  std::string isa;           // "": best
-  int threads = 0;           // 0: all cores
-  std::uint64_t memory = 0;  // bytes for weights and KV; 0: 80 % of what is available
+  std::string isa;              // "": best
+  int threads = 0;              // 0: all cores
+  std::uint64_t memory = 0;     // bytes for weights and KV; 0: 80 % of what is available
+  std::uint64_t kv_memory = 0;  // bytes of it for KV; 0: a quarter
+  std::size_t max_queue =
+      limits::kWaitingRequests;  // requests on this node before more are refused
 };
 
-// Called from the control loop.
+// Called from the control loop, but where another thread is named.
 struct LocalNodeHooks {
   std::function<void(const std::string& line)> progress;  // "✓ model  pocket (built in)" …
   std::function<void(const Error& why)> fatal;            // the node cannot go on
+  // Weights are being read: bytes so far and in all, after each layer. On the compute thread.
+  std::function<void(std::uint64_t done, std::uint64_t total)> loading;
+  // Every event of level info and above, whatever the log shows. On any thread.
+  std::function<void(std::string_view name, const std::vector<Field>& fields)> event;
 };
 
 class LocalNode {
@@ -67,6 +77,10 @@ class LocalNode {
   // Joins the mesh: dials the peers, takes part in planning. `http`: where the API listens, for
   // this node's record.
   void go(const std::string& http);
+  // Takes no new request, as entry or as stage, and lets those that run come to their end, for at
+  // most `deadline`; meanwhile the planner gives the layers to others. Then `done`, on the control
+  // loop: at once when nothing runs. Once.
+  void drain(Duration deadline, std::function<void()> done);
   // Every request ends with `why`, as does each one that still comes. Before the API is stopped,
   // so that clients are told.
   void end_requests(const Error& why);

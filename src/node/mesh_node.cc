@@ -26,6 +26,10 @@ membership::Config membership_config(env::Env& env, const membership::Verifier& 
   return out;
 }
 
+Error leaving() {
+  return Error(Code::kUnavailable, "this node is shutting down", true);
+}
+
 }  // namespace
 
 MeshNode::MeshNode(env::Env& env, const membership::Verifier& verifier, NodeConfig config,
@@ -65,7 +69,8 @@ void MeshNode::attach_model(LocalModel model, engine::Compute& compute) {
   compute_ = &compute;
   hop_ = std::make_unique<pipeline::Hop>(env_, compute);
   own_.model = model_->identity;
-  own_.state = wire::NodeState::kWaiting;
+  own_.state = leaving_ ? wire::NodeState::kDraining : wire::NodeState::kWaiting;
+  if (leaving_) hop_->refuse_new(leaving());
   apply(membership_.set_model(env_.clock.now(), model_->identity));
   settle();
 }
@@ -73,6 +78,14 @@ void MeshNode::attach_model(LocalModel model, engine::Compute& compute) {
 void MeshNode::give_up(const Error& why) {
   own_.state = wire::NodeState::kFailed;
   own_.problem = why.message;
+  settle();
+}
+
+void MeshNode::drain() {
+  leaving_ = true;
+  draining_ = false;
+  if (hop_) hop_->refuse_new(leaving());
+  if (own_.state != wire::NodeState::kFailed) own_.state = wire::NodeState::kDraining;
   settle();
 }
 
@@ -261,7 +274,9 @@ void MeshNode::ask_for_model() {
 
 void MeshNode::follow_plan() {
   const wire::Plan& plan = membership_.plan();
-  if (loading_ || plan.epoch.value == 0 || plan.fingerprint != model_->identity.fingerprint) return;
+  if (leaving_ || loading_ || plan.epoch.value == 0 ||
+      plan.fingerprint != model_->identity.fingerprint)
+    return;
   if (own_.state == wire::NodeState::kFailed || plan.epoch == own_.epoch) return;
   LayerRange mine;
   for (const wire::StageAssignment& stage : plan.stages)
@@ -315,10 +330,12 @@ void MeshNode::loaded(Epoch epoch, Result<engine::LoadReport> report) {
   own_.epoch = epoch;
   own_.bytes_loaded = report->bytes_loaded;
   own_.pages_total = report->pages > 0 ? report->pages - 1 : 0;  // page 0 holds nothing
-  own_.state = own_.layers.empty() ? wire::NodeState::kWaiting : wire::NodeState::kReady;
+  own_.state = leaving_              ? wire::NodeState::kDraining
+               : own_.layers.empty() ? wire::NodeState::kWaiting
+                                     : wire::NodeState::kReady;
   hop_->hold({epoch, own_.layers, model_->identity.fingerprint, config_.engine.numeric_class,
               report->pages});
-  hop_->refuse_new(std::nullopt);
+  hop_->refuse_new(leaving_ ? std::optional(leaving()) : std::nullopt);
   env_.events.info("stage.ready", {{"layers", own_.layers.to_string()},
                                    {"epoch", epoch.value},
                                    {"bytes", own_.bytes_loaded},

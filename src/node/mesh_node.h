@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "engine/compute.h"
 #include "env/env.h"
@@ -32,11 +33,12 @@ struct NodeConfig {
   std::vector<std::string> addresses;  // where this node accepts peers, host:port
   std::string http;                    // host:port of its API, "" for none
   std::string device;
-  std::vector<env::Address> seeds;     // --peer
-  bool willing = true;                 // may hold layers and be planner
-  std::optional<LayerRange> pinned;    // --layers
-  std::uint64_t memory_for_model = 0;  // bytes offered for weights and KV
-  std::uint32_t min_nodes = 1;         // before the first plan
+  std::vector<env::Address> seeds;                   // --peer
+  bool willing = true;                               // may hold layers and be planner
+  std::optional<LayerRange> pinned;                  // --layers
+  std::uint64_t memory_for_model = 0;                // bytes offered for weights and KV
+  std::uint32_t min_nodes = 1;                       // before the first plan
+  std::size_t max_queue = limits::kWaitingRequests;  // requests on this node as their entry
 };
 
 // The model as this node has it on its disk.
@@ -73,6 +75,13 @@ class MeshNode : public env::TransportHandler {
   void attach_model(LocalModel model, engine::Compute& compute);
   // The model cannot be had; the record says why.
   void give_up(const Error& why);
+
+  // Before the node ends: no new sequence is taken, the record says so, and the planner gives the
+  // layers to others; sequences that run here come to their end. Not undone. Any state, once.
+  void drain();
+  // Nothing of others or of this node runs here any more.
+  bool drained() const { return leaving_ && (!hop_ || hop_->idle()); }
+  std::size_t max_queue() const { return config_.max_queue; }
 
   pipeline::Driver& driver() { return driver_; }
   // A covering route on ready nodes, or why there is none (names the layers that lack a host).
@@ -127,6 +136,7 @@ class MeshNode : public env::TransportHandler {
   bool draining_ = false;
   Instant drain_deadline_;
   LayerRange target_;
+  bool leaving_ = false;  // drain() was called: no plan is followed any more
 
   env::TimerHandle tick_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

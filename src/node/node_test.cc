@@ -238,6 +238,62 @@ TEST(MeshNodeTest, ARefusalBySomebodyWhoCameByIsNotOneByASeed) {
   EXPECT_TRUE(stranger.refused[0].second);
 }
 
+TEST(MeshNodeTest, ADrainingNodeEndsWhatRunsAndTheOthersTakeItsLayers) {
+  Mesh mesh;
+  Mesh::Node& a = mesh.add('a', two);
+  Mesh::Node& b = mesh.add('b', two);
+  mesh.run(seconds(3));
+  ASSERT_EQ(a.mesh->choose_route()->stages.size(), 2u);
+  const auto running = mesh.ask(a, 20);
+  mesh.loop.run_ready();
+  ASSERT_EQ(running->admissions, 1);
+  b.mesh->drain();
+  EXPECT_FALSE(b.mesh->drained()) << "a sequence of another entry is here";
+  const auto late = mesh.ask(b, 2);
+  mesh.loop.run_ready();
+  mesh.run(seconds(3));
+  EXPECT_FALSE(running->error) << running->error->message;
+  EXPECT_EQ(running->tokens.size(), 20u);
+  EXPECT_EQ(late->ends, 1);
+  EXPECT_TRUE(b.mesh->drained());
+  const auto route = a.mesh->choose_route();
+  ASSERT_TRUE(route.ok()) << route.error().message;
+  ASSERT_EQ(route->stages.size(), 1u);
+  EXPECT_EQ(route->stages[0].node, pipeline::test_peer('a'));
+  std::string state;
+  for (const NodeStatus& node : a.mesh->status().nodes)
+    if (node.id == pipeline::test_peer('b')) state = node.state;
+  EXPECT_EQ(state, "draining") << "no plan brings it back";
+  const auto again = mesh.ask(a, 2);
+  mesh.settle();
+  EXPECT_EQ(again->tokens.size(), 2u);
+}
+
+TEST(MeshNodeTest, ANodeThatDrainsAloneRefusesAndIsDrainedAtOnce) {
+  Mesh mesh;
+  Mesh::Node& a = mesh.add('a');
+  mesh.run(seconds(1));
+  a.mesh->drain();
+  EXPECT_TRUE(a.mesh->drained());
+  EXPECT_FALSE(a.mesh->choose_route().ok());
+  mesh.run(seconds(2));
+  EXPECT_FALSE(a.mesh->choose_route().ok()) << "it does not come back by itself";
+}
+
+TEST(MeshNodeTest, ADrainThatComesDuringALoadHolds) {
+  Mesh mesh;
+  Mesh::Node& a = mesh.add('a');
+  for (int i = 0; i < 60; ++i) {
+    mesh.loop.advance(milliseconds(10));
+    mesh.loop.run_ready();
+  }
+  ASSERT_EQ(a.mesh->status().nodes[0].state, "loading");
+  a.mesh->drain();
+  mesh.settle();
+  mesh.run(seconds(1));
+  EXPECT_EQ(a.mesh->status().nodes[0].state, "draining");
+}
+
 GenerateRequest chat(std::string id) {
   GenerateRequest request;
   request.request_id = std::move(id);
@@ -280,6 +336,21 @@ TEST(ServingTest, EveryRequestIsAnsweredBeforeTheModelIsThereAndAfterTheEnd) {
   serving.generate(chat("r3"), late);
   mesh.settle();
   EXPECT_EQ(late->error->message, "stopping");
+}
+
+TEST(ServingTest, StopAdmittingRefusesWhatComesLater) {
+  Mesh mesh;
+  Mesh::Node& a = mesh.add('a');
+  mesh.run(seconds(1));
+  env::BlockingPool pool(1);
+  Serving serving(*a.env, *a.mesh, pool);
+  EXPECT_TRUE(serving.idle());
+  serving.stop_admitting(Error(Code::kUnavailable, "shutting down", true));
+  auto late = std::make_shared<RecordingGenerate>();
+  serving.generate(chat("r1"), late);
+  mesh.settle();
+  EXPECT_EQ(late->error->message, "shutting down");
+  EXPECT_TRUE(serving.idle());
 }
 
 TEST(ServingTest, MayBeDestroyedWithAnswersUnderWay) {

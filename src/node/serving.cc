@@ -81,7 +81,7 @@ void Serving::generate(GenerateRequest request, std::shared_ptr<GenerateSink> si
     if (requests_.contains(request.request_id))
       return sink->on_error(Error(Code::kInvalidArgument,
                                   fmt::format("request {} runs already", request.request_id)));
-    if (requests_.size() >= limits::kWaitingRequests)
+    if (requests_.size() >= node_.max_queue())
       return sink->on_error(Error(
           Code::kResourceExhausted,
           fmt::format("{} requests are running or waiting on this node", requests_.size()), true));

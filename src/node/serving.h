@@ -39,6 +39,10 @@ class Serving : public Gateway {
   void publish_status();
   // Control loop, every 100 ms or so: ends requests whose prompt is not encoded in time.
   void tick();
+  // Control loop: each request that still comes ends with `why`; those that are here run on.
+  void stop_admitting(const Error& why) { shut_down_ = why; }
+  // Control loop: no request is here.
+  bool idle() const { return requests_.empty(); }
   // Control loop: every request ends with `why`, as does each one that still comes.
   void shut_down(const Error& why);
 

@@ -142,6 +142,15 @@ TEST(Planner, ReplansWhenNodesComeAndGo) {
   EXPECT_EQ(show(f.settle()), "epoch 4 1=0:6");
 }
 
+TEST(Planner, ADrainingPlannerHandsOver) {
+  Fixture f(2);
+  f.nodes = {node(1), node(2)};
+  f.plan = {Epoch{1}, id(1), 0x12AB, 6, {{id(1), {0, 3}}, {id(2), {3, 6}}}};
+  EXPECT_FALSE(f.settle());
+  f.nodes[0].record.state = wire::NodeState::kDraining;
+  EXPECT_EQ(show(f.settle()), "epoch 2 2=0:6");
+}
+
 TEST(Planner, NodesThatMayNotHoldLayersAreLeftOut) {
   Fixture f(1);
   f.nodes = {node(1), node(2), node(3), node(4)};
