@@ -8,32 +8,6 @@
 #include "pipeline/hop.h"
 
 namespace mesh::pipeline {
-namespace {
-
-// Rows of one message: far below the bound of a frame's header whatever they carry.
-constexpr std::size_t kMessageBytes = limits::kFrameHeaderBytes / 2;
-constexpr std::size_t kRowBytes = 48, kTopBytes = 16;
-
-// Sends the rows in as many messages as they need.
-template <typename Message>
-Result<void> send_rows(env::Transport& transport, PeerId to, std::vector<wire::TokenRow> rows) {
-  Message message;
-  std::size_t bytes = 0;
-  for (wire::TokenRow& row : rows) {
-    const std::size_t more = kRowBytes + kTopBytes * row.top.size();
-    if (bytes + more > kMessageBytes && !message.rows.empty()) {
-      MESH_RETURN_IF_ERROR(transport.send(to, wire::encode(message)));
-      message.rows.clear();
-      bytes = 0;
-    }
-    bytes += more;
-    message.rows.push_back(std::move(row));
-  }
-  if (message.rows.empty()) return {};
-  return transport.send(to, wire::encode(message));
-}
-
-}  // namespace
 
 // The rows of a part that give something: the last one known at the start and every generated one
 // a token; of prompt rows, where that is wanted, the log-probability of the token that follows.
@@ -75,7 +49,8 @@ wire::Finish Hop::finish_of(const Sequence& sequence, std::uint32_t position, To
 }
 
 void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) {
-  std::map<PeerId, std::vector<wire::TokenRow>> scores, tokens;
+  std::map<PeerId, wire::Scores> scores;
+  std::map<PeerId, wire::Tokens> tokens;
   for (std::size_t i = 0; i < flight.wanted.size(); ++i) {
     const Wanted& wanted = flight.wanted[i];
     const auto found = sequences_.find(wanted.sequence);
@@ -89,28 +64,28 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
     if (wanted.given) {
       row.logprob = sampled.logprob;
       row.top = sampled.top;
-      scores[sequence.entry].push_back(std::move(row));
+      scores[sequence.entry].rows.push_back(std::move(row));
       continue;
     }
     row.finish = finish_of(sequence, wanted.position, sampled.token);
     if (sequence.history) ++sequence.history->output[sampled.token];
     const PeerId first = sequence.stages.front().node;
-    if (first != sequence.entry) tokens[first].push_back(row);
+    if (first != sequence.entry) tokens[first].rows.push_back(row);
     row.logprob = sampled.logprob;
     row.top = sampled.top;
-    tokens[sequence.entry].push_back(std::move(row));
+    tokens[sequence.entry].rows.push_back(std::move(row));
   }
-  const auto send = [&](PeerId peer, auto&& send_all, const std::vector<wire::TokenRow>& rows) {
-    const Result<void> sent = send_all(env_.transport, peer, rows);
+  // Without these rows the sequences would stand still until their deadline.
+  const auto send = [&](PeerId peer, const auto& message) {
+    const Result<void> sent = env_.transport.send(peer, wire::encode(message));
     if (sent.ok()) return;
-    // Without these rows the sequences would stand still until their deadline.
     std::vector<SequenceId> stuck;
-    for (const wire::TokenRow& row : rows) stuck.push_back(row.sequence);
+    for (const wire::TokenRow& row : message.rows) stuck.push_back(row.sequence);
     fail(stuck, Error(Code::kUnavailable, fmt::format("a token cannot be returned to node {}: {}",
                                                       peer.short_name(), sent.error().message)));
   };
-  for (const auto& [peer, rows] : scores) send(peer, send_rows<wire::Scores>, rows);
-  for (const auto& [peer, rows] : tokens) send(peer, send_rows<wire::Tokens>, rows);
+  for (const auto& [peer, message] : scores) send(peer, message);
+  for (const auto& [peer, message] : tokens) send(peer, message);
 }
 
 }  // namespace mesh::pipeline
