@@ -210,6 +210,7 @@ bool Hop::in_flight(SequenceId id) const {
 void Hop::end(SequenceId id) {
   Sequence& sequence = sequences_.at(id);
   batcher_->drop(id);
+  pacer_.dropped(id);
   sequence.prompt_waiting = 0;
   if (sequence.parked) {
     sequence.parked.reset();

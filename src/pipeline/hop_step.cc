@@ -10,9 +10,12 @@
 
 namespace mesh::pipeline {
 
-std::optional<engine::BatchPlan> Hop::next_plan() {
-  std::size_t room = limits::kBatchRows, waiting = 0;
+// Decode rows: at stage 0 so few that several micro-batches are on their way at once. Prompt rows:
+// as many as delay the running generations little, and as the next stages have room for.
+engine::BatchLimits Hop::step_limits() {
+  std::size_t room = limits::kBatchRows, waiting = 0, running = 0;
   for (const auto& [id, sequence] : sequences_) {
+    if (sequence.decoding()) ++running;
     if (sequence.prompt_waiting == 0) continue;
     waiting += sequence.prompt_waiting;
     // The least room of all: which prompt comes first is the batcher's choice.
@@ -21,12 +24,19 @@ std::optional<engine::BatchPlan> Hop::next_plan() {
   const bool held = waiting > 0 && room == 0;
   if (held && !prompts_held_) metrics_.held_by_prompt_rows.add();
   prompts_held_ = held;
-  return batcher_->next();
+  engine::BatchLimits most;
+  most.prompts_wait = held;
+  if (running > 0 && holding_.layers.begin == 0) most.decode_rows = pacer_.decode_cap(running);
+  // Generations that are elsewhere in the ring come back while this step runs.
+  const std::size_t beside = std::clamp<std::size_t>(
+      batcher_->waiting_decodes(), std::min<std::size_t>(running, 1), most.decode_rows);
+  most.prompt_rows = std::min(room, cost_.prompt_rows(beside, limits::kPrefillChunk));
+  return most;
 }
 
 void Hop::pump() {
   if (step_in_flight_ || !batcher_) return;
-  std::optional<engine::BatchPlan> plan = next_plan();
+  std::optional<engine::BatchPlan> plan = batcher_->next(step_limits());
   if (!plan.has_value()) return;
   Flight flight;
   flight.parts = plan->parts;
@@ -78,6 +88,7 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
     fail(broken, Error(Code::kInternal,
                        fmt::format("non_finite: layers {} gave numbers that are not finite",
                                    holding_.layers.to_string())));
+  depart(flight);
   if (output->residual_out.empty())
     return_tokens(flight, *output);
   else
@@ -103,8 +114,23 @@ void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output
           part.sequence,
           std::span(flight.tokens).subspan(static_cast<std::size_t>(part.offset), rows));
   }
-  if (output.ok())
-    metrics_.step(flight.decode_rows, flight.tokens.size() - flight.decode_rows, output->compute);
+  if (!output.ok()) return;
+  const std::size_t prompt_rows = flight.tokens.size() - flight.decode_rows;
+  metrics_.step(flight.decode_rows, prompt_rows, output->compute);
+  cost_.observe(flight.decode_rows, prompt_rows, output->compute);
+  if (holding_.layers.begin == 0 && prompt_rows == 0)
+    pacer_.step(flight.decode_rows, output->compute);
+}
+
+// At stage 0: the decode rows of the step are one micro-batch from now on.
+void Hop::depart(const Flight& flight) {
+  if (holding_.layers.begin != 0) return;
+  std::vector<SequenceId> batch;
+  for (const engine::BatchPart& part : flight.parts)
+    if (part.decode && sequences_.contains(part.sequence)) batch.push_back(part.sequence);
+  if (batch.empty()) return;
+  pacer_.sent(batch, env_.clock.now());
+  micro_batches_max_ = std::max(micro_batches_max_, pacer_.in_flight());
 }
 
 void Hop::release_closing(const Flight& flight) {
