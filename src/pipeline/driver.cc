@@ -74,6 +74,10 @@ void Driver::send_prompt(SequenceId sequence, Request& request) {
   const PeerId first = request.route.stages.front().node;
   const std::shared_ptr<TokenSink> sink = request.sink;
   send(first, wire::encode(wire::Prompt{sequence, request.params.prompt}), sequence);
+  if (requests_.contains(sequence)) {
+    const std::size_t all = request.params.prompt.size() + request.params.new_tokens_max;
+    send(first, wire::encode(wire::Credit{sequence, static_cast<std::uint32_t>(all)}), sequence);
+  }
   if (requests_.contains(sequence)) sink->admitted();
 }
 

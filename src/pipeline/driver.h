@@ -56,6 +56,7 @@ class Driver {
 
   void on_open_reply(PeerId from, const wire::OpenReply& reply);
   void on_tokens(PeerId from, const wire::Tokens& tokens);
+  void on_scores(PeerId, const wire::Scores&) {}
   void on_fail(PeerId from, const wire::Fail& fail);
   // Every sequence whose route has this peer ends with a typed error now.
   void on_peer_down(PeerId peer, const Error& why);
