@@ -1,6 +1,9 @@
 #include "base/hash.h"
 
+#include <openssl/evp.h>
 #include <xxhash.h>
+
+#include "base/check.h"
 
 namespace mesh {
 
@@ -11,6 +14,14 @@ struct Hasher::State {
 
 std::uint64_t xxh3_64(std::span<const std::byte> bytes, std::uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
+}
+
+std::array<std::uint8_t, 32> sha256(std::span<const std::byte> bytes) {
+  std::array<std::uint8_t, 32> digest{};
+  const int done =
+      EVP_Digest(bytes.data(), bytes.size(), digest.data(), nullptr, EVP_sha256(), nullptr);
+  MESH_CHECK(done == 1, "SHA-256 of {} bytes", bytes.size());
+  return digest;
 }
 
 Hasher::Hasher(std::uint64_t seed) : state_(std::make_unique<State>()) {

@@ -1,6 +1,8 @@
 #pragma once
-// Non-cryptographic hashes (XXH3) for fingerprints, cache keys and test digests.
+// Non-cryptographic hashes (XXH3) for fingerprints and test digests; SHA-256 where two different
+// inputs must never pass for each other.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,6 +16,9 @@ std::uint64_t xxh3_64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
 inline std::uint64_t xxh3_64(std::string_view text, std::uint64_t seed = 0) {
   return xxh3_64(as_bytes(text), seed);
 }
+
+// SHA-256 (FIPS 180-4) of all the bytes. Any thread.
+std::array<std::uint8_t, 32> sha256(std::span<const std::byte> bytes);
 
 // Streaming XXH3-64: the digest depends only on the bytes, not on how they were cut into updates.
 class Hasher {
