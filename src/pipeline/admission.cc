@@ -93,7 +93,8 @@ void Admission::refused(Instant now, SequenceId id, Sequence& sequence, bool pag
   window_ = 1;
   if (pages) {
     no_route_since_.reset();
-    pause_ = longer(pause_);
+    // Several that were under way together count once.
+    if (now >= open_at_) pause_ = longer(pause_);
     open_at_ = std::max(open_at_, now + spread(pause_, id, sequence.tries));
   } else {
     if (!no_route_since_) no_route_since_ = now;
