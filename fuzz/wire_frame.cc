@@ -35,6 +35,10 @@ void decode_all(const Frame& frame) {
   for (const std::size_t row_bytes : {std::size_t{8}, std::size_t{0}})
     again(frame, [&](const Frame& step) { return mesh::wire::decode_step(step, row_bytes); });
   again(frame, mesh::wire::decode_tokens);
+  again(frame, mesh::wire::decode_scores);
+  again(frame, mesh::wire::decode_extend);
+  again(frame, mesh::wire::decode_credit);
+  again(frame, mesh::wire::decode_rows_done);
   again(frame, mesh::wire::decode_close);
   again(frame, mesh::wire::decode_fail);
 }

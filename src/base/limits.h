@@ -53,6 +53,11 @@ constexpr std::size_t kCertificateBytes = 1024;  // encoded
 constexpr std::size_t kPublicKeyBytes = 256;     // SubjectPublicKeyInfo, DER
 constexpr std::size_t kSignatureBytes = 64;      // ed25519
 constexpr std::uint64_t kEpoch = 1ull << 62;     // of a plan, so that one more always fits
+constexpr std::uint32_t kKeyedPageTokens = 64;   // tokens that one key of OPEN stands for, a page
+constexpr std::size_t kPageKeys = kContext / kKeyedPageTokens;
+constexpr std::size_t kPageKeyBytes = 16;     // of a truncated SHA-256
+constexpr std::size_t kLogitBiases = 1024;    // of one sequence
+constexpr std::size_t kTopLogprobs = 20;      // likeliest tokens told of one position
 constexpr std::size_t kGossipFanout = 16;        // links that a newer record is forwarded to
 constexpr int kStrikes = 8;                      // bad messages of one link before it is closed
 

@@ -2,8 +2,10 @@
 
 #include <google/protobuf/message_lite.h>
 
+#include "base/error_table.h"
 #include "base/limits.h"
 #include "wire/frame.h"
+#include "wire/mesh.pb.h"
 
 namespace mesh::wire {
 namespace {
@@ -155,6 +157,17 @@ PeerId Fields::peer(const std::string& value, std::string_view name) {
     return {};
   }
   return *id;
+}
+
+void put_failure(const Error& error, proto::Failure& out) {
+  out.set_code(wire_code(error.code));
+  out.set_message(clean_text(error.message, limits::kSentenceBytes));
+  out.set_retryable(error.retryable);
+}
+
+Error get_failure(const proto::Failure& in, Fields& fields) {
+  return Error(code_from_wire(in.code()),
+               fields.text(in.message(), limits::kSentenceBytes, "the reason"), in.retryable());
 }
 
 }  // namespace mesh::wire

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/ids.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "env/transport.h"
 #include "wire/messages.h"
@@ -16,6 +17,10 @@ class MessageLite;
 }  // namespace google::protobuf
 
 namespace mesh::wire {
+
+namespace proto {
+class Failure;
+}  // namespace proto
 
 std::string_view type_name(FrameType type);  // "HELLO"
 // kCorrupt, "HELLO: what".
@@ -54,5 +59,12 @@ class Fields {
   std::string message_;
   std::string wrong_;
 };
+
+void put_failure(const Error& error, proto::Failure& out);
+Error get_failure(const proto::Failure& in, Fields& fields);
+
+inline bool is_token(TokenId token) {
+  return token >= 0 && static_cast<std::uint32_t>(token) < limits::kVocabulary;
+}
 
 }  // namespace mesh::wire

@@ -142,9 +142,7 @@ Result<Hello> decode_hello(const env::Frame& frame) {
 
 env::Frame encode(const Refuse& message) {
   proto::Refuse out;
-  out.mutable_why()->set_code(wire_code(message.why.code));
-  out.mutable_why()->set_message(clean_text(message.why.message, limits::kSentenceBytes));
-  out.mutable_why()->set_retryable(message.why.retryable);
+  put_failure(message.why, *out.mutable_why());
   return pack(FrameType::kRefuse, kControl, out);
 }
 

@@ -1,6 +1,6 @@
+#include <algorithm>
 #include <cmath>
 
-#include "base/error_table.h"
 #include "base/limits.h"
 #include "wire/codec.h"
 #include "wire/mesh.pb.h"
@@ -12,21 +12,10 @@ namespace {
 constexpr auto kControl = env::Priority::kControl;
 constexpr std::size_t kStepRowBytes = 16;
 constexpr std::size_t kTokenRowBytes = 20;
-
-bool is_token(TokenId token) {
-  return token >= 0 && static_cast<std::uint32_t>(token) < limits::kVocabulary;
-}
-
-void put(const Error& error, proto::Failure& out) {
-  out.set_code(wire_code(error.code));
-  out.set_message(clean_text(error.message, limits::kSentenceBytes));
-  out.set_retryable(error.retryable);
-}
-
-Error get(const proto::Failure& in, Fields& fields) {
-  return Error(code_from_wire(in.code()),
-               fields.text(in.message(), limits::kSentenceBytes, "the reason"), in.retryable());
-}
+constexpr std::size_t kScoreBytes = sizeof(float);
+constexpr std::size_t kTopBytes = sizeof(TokenId) + sizeof(float);
+// Stands for a logarithm that is no number (a token of probability 0), as in the OpenAI API.
+constexpr float kLogprobOfNothing = -9999.0f;
 
 // Prefill when a sequence has more than one row in the step.
 env::Priority priority_of(const std::vector<StepRow>& rows) {
@@ -39,7 +28,7 @@ env::Frame encode_sequences(FrameType type, const std::vector<SequenceId>& seque
                             const Error* why) {
   proto::Sequences out;
   for (SequenceId sequence : sequences) out.add_sequences(sequence.value);
-  if (why != nullptr) put(*why, *out.mutable_why());
+  if (why != nullptr) put_failure(*why, *out.mutable_why());
   return pack(type, kControl, out);
 }
 
@@ -53,128 +42,107 @@ Result<std::vector<SequenceId>> get_sequences(const proto::Sequences& in, Fields
   return sequences;
 }
 
-// Stages that are contiguous from layer 0, none empty, no node twice.
-void get_route(const proto::Open& in, std::vector<StageAssignment>& out, Fields& fields) {
-  fields.require(
-      in.stages_size() >= 1 && static_cast<std::size_t>(in.stages_size()) <= limits::kRouteStages,
-      fmt::format("{} stages", in.stages_size()));
-  if (!fields.ok()) return;
-  std::map<PeerId, bool> used;
-  std::uint32_t next = 0;
-  for (const proto::Stage& from : in.stages()) {
-    const StageAssignment stage{fields.peer(from.node(), "a stage's node"),
-                                {from.begin(), from.end()}};
-    fields.require(
-        from.begin() == next && from.begin() < from.end() && from.end() <= limits::kLayers,
-        fmt::format("stage {}:{} does not continue layer {}", from.begin(), from.end(), next));
-    fields.require(used.emplace(stage.node, true).second, "a node stands twice in the route");
-    if (!fields.ok()) return;
-    next = from.end();
-    out.push_back(stage);
+float sendable(float logprob) {
+  return std::isfinite(logprob) ? std::min(logprob, 0.0f) : kLogprobOfNothing;
+}
+
+// What the last field of a row says of its scores: 0 none, else one for the token itself and one
+// for each of `top`.
+std::size_t scores_of(const TokenRow& row) {
+  return row.logprob == 0 && row.top.empty() ? 0 : 1 + row.top.size();
+}
+
+std::size_t score_bytes(std::size_t scores) {
+  return scores == 0 ? 0 : kScoreBytes + (scores - 1) * kTopBytes;
+}
+
+// SCORES have the priority of TOKENS, so that they never arrive behind the token that ends their
+// sequence.
+env::Frame encode_token_rows(FrameType type, const std::vector<TokenRow>& rows) {
+  proto::Tokens out;
+  out.set_rows(static_cast<std::uint32_t>(rows.size()));
+  std::size_t bytes = rows.size() * kTokenRowBytes;
+  for (const TokenRow& row : rows) bytes += score_bytes(scores_of(row));
+  env::Frame frame = pack(type, env::Priority::kDecode, out, bytes);
+  ByteWriter payload(frame.payload.span());
+  for (const TokenRow& row : rows) {
+    payload.write(row.sequence.value);
+    payload.write(row.position);
+    payload.write(row.token);
+    payload.write(static_cast<std::uint16_t>(row.finish));
+    payload.write(static_cast<std::uint16_t>(scores_of(row)));
   }
-}
-
-}  // namespace
-
-env::Frame encode(const Open& message) {
-  proto::Open out;
-  out.set_sequence(message.sequence.value);
-  out.set_entry(raw(message.entry));
-  out.set_epoch(message.epoch.value);
-  out.set_fingerprint(message.fingerprint);
-  out.set_numeric_class(clean_text(message.numeric_class, limits::kNameBytes));
-  for (const StageAssignment& stage : message.stages) {
-    proto::Stage& to = *out.add_stages();
-    to.set_node(raw(stage.node));
-    to.set_begin(stage.layers.begin);
-    to.set_end(stage.layers.end);
+  for (const TokenRow& row : rows) {
+    if (scores_of(row) == 0) continue;
+    payload.write(sendable(row.logprob));
+    for (const TokenScore& score : row.top) {
+      payload.write(score.token);
+      payload.write(sendable(score.logprob));
+    }
   }
-  out.set_prompt_tokens(message.prompt_tokens);
-  out.set_positions_max(message.positions_max);
-  out.set_new_tokens_max(message.new_tokens_max);
-  for (TokenId token : message.sampling.stop_ids)
-    out.add_stop_ids(static_cast<std::uint32_t>(token));
-  out.set_temperature(message.sampling.temperature);
-  out.set_seed(message.sampling.seed);
-  return pack(FrameType::kOpen, kControl, out);
-}
-
-Result<Open> decode_open(const env::Frame& frame) {
-  proto::Open in;
-  MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kOpen, in));
-  Fields fields("OPEN");
-  Open message;
-  message.sequence = SequenceId{in.sequence()};
-  message.entry = fields.peer(in.entry(), "the entry");
-  message.epoch = Epoch{in.epoch()};
-  message.fingerprint = in.fingerprint();
-  message.numeric_class = fields.text(in.numeric_class(), limits::kNameBytes, "the numeric class");
-  get_route(in, message.stages, fields);
-  message.prompt_tokens = in.prompt_tokens();
-  message.positions_max = in.positions_max();
-  message.new_tokens_max = in.new_tokens_max();
-  fields.require(in.epoch() >= 1 && in.epoch() <= limits::kEpoch, "the epoch is out of range");
-  fields.require(in.prompt_tokens() >= 1, "an empty prompt");
-  fields.require(
-      in.positions_max() >= in.prompt_tokens() && in.positions_max() <= limits::kContext,
-      fmt::format("{} positions for a prompt of {}", in.positions_max(), in.prompt_tokens()));
-  fields.require(in.new_tokens_max() >= 1 && in.new_tokens_max() <= limits::kContext,
-                 fmt::format("{} new tokens", in.new_tokens_max()));
-  fields.require(static_cast<std::size_t>(in.stop_ids_size()) <= limits::kStopIds,
-                 "too many stop ids");
-  fields.require(std::isfinite(in.temperature()) && in.temperature() >= 0,
-                 "the temperature is no number of at least 0");
-  if (!fields.ok()) return fields.error();
-  for (std::uint32_t token : in.stop_ids()) {
-    fields.require(token < limits::kVocabulary, "a stop id is out of range");
-    message.sampling.stop_ids.push_back(static_cast<TokenId>(token));
-  }
-  message.sampling.temperature = in.temperature();
-  message.sampling.seed = in.seed();
-  if (!fields.ok()) return fields.error();
-  return message;
-}
-
-env::Frame encode(const OpenReply& message) {
-  proto::OpenReply out;
-  out.set_sequence(message.sequence.value);
-  if (message.refused) put(*message.refused, *out.mutable_refused());
-  return pack(FrameType::kOpenReply, kControl, out);
-}
-
-Result<OpenReply> decode_open_reply(const env::Frame& frame) {
-  proto::OpenReply in;
-  MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kOpenReply, in));
-  Fields fields("OPEN_REPLY");
-  OpenReply message;
-  message.sequence = SequenceId{in.sequence()};
-  if (in.has_refused()) message.refused = get(in.refused(), fields);
-  if (!fields.ok()) return fields.error();
-  return message;
-}
-
-env::Frame encode(const Prompt& message) {
-  proto::Prompt out;
-  out.set_sequence(message.sequence.value);
-  out.set_tokens(static_cast<std::uint32_t>(message.tokens.size()));
-  env::Frame frame = pack(FrameType::kPrompt, env::Priority::kPrefill, out,
-                          message.tokens.size() * sizeof(TokenId));
-  ByteWriter(frame.payload.span()).put(std::as_bytes(std::span(message.tokens)));
   return frame;
 }
 
-Result<Prompt> decode_prompt(const env::Frame& frame) {
-  proto::Prompt in;
-  MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kPrompt, in, true));
-  const std::size_t count = in.tokens();
-  if (count < 1 || count > limits::kContext || frame.payload.size() != count * sizeof(TokenId))
-    return corrupt("PROMPT", fmt::format("{} tokens in {} bytes", count, frame.payload.size()));
-  Prompt message{SequenceId{in.sequence()}, std::vector<TokenId>(count)};
-  std::memcpy(message.tokens.data(), frame.payload.data(), frame.payload.size());
-  for (TokenId token : message.tokens)
-    if (!is_token(token)) return corrupt("PROMPT", fmt::format("token {}", token));
-  return message;
+// One row of the fixed part; `scores` is what follows behind the rows.
+Result<TokenRow> read_token_row(ByteReader& reader, std::string_view name, std::uint16_t& scores) {
+  TokenRow row;
+  MESH_ASSIGN_OR_RETURN(row.sequence.value, reader.read<std::uint64_t>());
+  MESH_ASSIGN_OR_RETURN(row.position, reader.read<std::uint32_t>());
+  MESH_ASSIGN_OR_RETURN(row.token, reader.read<TokenId>());
+  MESH_ASSIGN_OR_RETURN(const std::uint16_t finish, reader.read<std::uint16_t>());
+  MESH_ASSIGN_OR_RETURN(scores, reader.read<std::uint16_t>());
+  if (row.position > limits::kContext || !is_token(row.token) ||
+      finish > static_cast<std::uint16_t>(Finish::kLength) || scores > 1 + limits::kTopLogprobs)
+    return corrupt(name, fmt::format("position {}, token {}, finish {}, {} scores", row.position,
+                                     row.token, finish, scores));
+  row.finish = static_cast<Finish>(finish);
+  return row;
 }
+
+Result<float> read_logprob(ByteReader& reader, std::string_view name) {
+  MESH_ASSIGN_OR_RETURN(const float logprob, reader.read<float>());
+  if (!std::isfinite(logprob) || logprob > 0)
+    return corrupt(name, fmt::format("a log-probability of {}", logprob));
+  return logprob;
+}
+
+Result<std::vector<TokenRow>> decode_token_rows(const env::Frame& frame, FrameType type) {
+  const std::string_view name = type_name(type);
+  proto::Tokens in;
+  MESH_RETURN_IF_ERROR(unpack(frame, type, in, true));
+  const std::size_t count = in.rows();
+  const auto wrong_size = [&] {
+    return corrupt(name, fmt::format("{} rows in {} bytes", count, frame.payload.size()));
+  };
+  if (count < 1 || count > limits::kBatchRows || frame.payload.size() < count * kTokenRowBytes)
+    return wrong_size();
+  std::vector<TokenRow> rows;
+  std::vector<std::uint16_t> scores(count);
+  rows.reserve(count);
+  ByteReader reader(frame.payload.span());
+  std::size_t bytes = 0;
+  for (std::uint16_t& of_row : scores) {
+    MESH_ASSIGN_OR_RETURN(TokenRow row, read_token_row(reader, name, of_row));
+    rows.push_back(std::move(row));
+    bytes += score_bytes(of_row);
+  }
+  if (reader.remaining() != bytes) return wrong_size();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (scores[i] == 0) continue;
+    MESH_ASSIGN_OR_RETURN(rows[i].logprob, read_logprob(reader, name));
+    rows[i].top.reserve(scores[i] - 1u);
+    for (std::size_t n = 1; n < scores[i]; ++n) {
+      TokenScore score;
+      MESH_ASSIGN_OR_RETURN(score.token, reader.read<TokenId>());
+      MESH_ASSIGN_OR_RETURN(score.logprob, read_logprob(reader, name));
+      if (!is_token(score.token)) return corrupt(name, fmt::format("token {}", score.token));
+      rows[i].top.push_back(score);
+    }
+  }
+  return rows;
+}
+
+}  // namespace
 
 env::Frame encode(const StepMessage& message) {
   proto::Step out;
@@ -221,43 +189,38 @@ Result<StepMessage> decode_step(const env::Frame& frame, std::size_t row_bytes) 
 }
 
 env::Frame encode(const Tokens& message) {
-  proto::Tokens out;
-  out.set_rows(static_cast<std::uint32_t>(message.rows.size()));
-  env::Frame frame =
-      pack(FrameType::kTokens, env::Priority::kDecode, out, message.rows.size() * kTokenRowBytes);
-  ByteWriter payload(frame.payload.span());
-  for (const TokenRow& row : message.rows) {
-    payload.write(row.sequence.value);
-    payload.write(row.position);
-    payload.write(row.token);
-    payload.write(static_cast<std::uint32_t>(row.finish));
-  }
-  return frame;
+  return encode_token_rows(FrameType::kTokens, message.rows);
 }
 
 Result<Tokens> decode_tokens(const env::Frame& frame) {
-  proto::Tokens in;
-  MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kTokens, in, true));
-  const std::size_t count = in.rows();
-  if (count < 1 || count > limits::kBatchRows || frame.payload.size() != count * kTokenRowBytes)
-    return corrupt("TOKENS", fmt::format("{} rows in {} bytes", count, frame.payload.size()));
-  Tokens message;
-  message.rows.reserve(count);
-  ByteReader reader(frame.payload.span());
-  for (std::size_t i = 0; i < count; ++i) {
-    TokenRow row;
-    MESH_ASSIGN_OR_RETURN(row.sequence.value, reader.read<std::uint64_t>());
-    MESH_ASSIGN_OR_RETURN(row.position, reader.read<std::uint32_t>());
-    MESH_ASSIGN_OR_RETURN(row.token, reader.read<TokenId>());
-    MESH_ASSIGN_OR_RETURN(const std::uint32_t finish, reader.read<std::uint32_t>());
-    if (row.position > limits::kContext || !is_token(row.token) ||
-        finish > static_cast<std::uint32_t>(Finish::kLength))
-      return corrupt("TOKENS", fmt::format("position {}, token {}, finish {}", row.position,
-                                           row.token, finish));
-    row.finish = static_cast<Finish>(finish);
-    message.rows.push_back(row);
-  }
-  return message;
+  MESH_ASSIGN_OR_RETURN(auto rows, decode_token_rows(frame, FrameType::kTokens));
+  return Tokens{std::move(rows)};
+}
+
+env::Frame encode(const Scores& message) {
+  return encode_token_rows(FrameType::kScores, message.rows);
+}
+
+Result<Scores> decode_scores(const env::Frame& frame) {
+  MESH_ASSIGN_OR_RETURN(auto rows, decode_token_rows(frame, FrameType::kScores));
+  for (const TokenRow& row : rows)
+    if (row.finish != Finish::kNone) return corrupt("SCORES", "a token of a prompt ends it");
+  return Scores{std::move(rows)};
+}
+
+env::Frame encode(const RowsDone& message) {
+  proto::RowsDone out;
+  out.set_rows(message.rows);
+  return pack(FrameType::kRowsDone, kControl, out);
+}
+
+Result<RowsDone> decode_rows_done(const env::Frame& frame) {
+  proto::RowsDone in;
+  MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kRowsDone, in));
+  if (in.rows() < 1 || in.rows() > limits::kBatchRows)
+    return corrupt("ROWS_DONE",
+                   fmt::format("{} rows, the limit is {}", in.rows(), limits::kBatchRows));
+  return RowsDone{in.rows()};
 }
 
 env::Frame encode(const Close& message) {
@@ -282,7 +245,7 @@ Result<Fail> decode_fail(const env::Frame& frame) {
   Fields fields("FAIL");
   MESH_ASSIGN_OR_RETURN(auto sequences, get_sequences(in, fields));
   fields.require(in.has_why(), "the reason is missing");
-  Error why = get(in.why(), fields);
+  Error why = get_failure(in.why(), fields);
   if (!fields.ok()) return fields.error();
   return Fail{std::move(sequences), std::move(why)};
 }

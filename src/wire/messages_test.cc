@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -86,6 +87,30 @@ Open open() {
   return m;
 }
 
+// Every field that OPEN can carry.
+Open full_open() {
+  Open m = open();
+  m.prompt_tokens = 130;
+  m.replayed = 3;
+  m.positions_max = 389;
+  m.new_tokens_max = 300;
+  m.sampling.top_k = 40;
+  m.sampling.top_p = 0.5f;
+  m.sampling.min_p = 0.25f;
+  m.sampling.repetition_penalty = 1.5f;
+  m.sampling.presence_penalty = -2;
+  m.sampling.frequency_penalty = 2;
+  m.sampling.choice = 2;
+  m.sampling.min_tokens = 5;
+  m.sampling.logit_bias = {{0, -100}, {7, 0.5f}, {1023, 100}};
+  m.sampling.logprobs = 20;
+  m.sampling.prompt_logprobs = true;
+  m.page_keys = {std::string(16, 'a'), std::string(16, '\0')};
+  m.prompt_ids = {5, 6, 5};
+  m.replayed_ids = {9, 8, 7};
+  return m;
+}
+
 StepMessage step(std::size_t rows, std::size_t row_bytes) {
   StepMessage m;
   m.route = RouteHandle{0x0123456789ABCDEF};
@@ -102,6 +127,20 @@ Tokens tokens() {
   return {{{SequenceId{1}, 10, 42, Finish::kNone},
            {SequenceId{2}, 11, 43, Finish::kStop},
            {SequenceId{3}, 12, 44, Finish::kLength}}};
+}
+
+// No scores, the token's alone, and both.
+Tokens scored_tokens() {
+  Tokens m = tokens();
+  m.rows[1].logprob = -0.5f;
+  m.rows[2].logprob = -1.25f;
+  m.rows[2].top = {{44, -1.25f}, {7, -2}};
+  return m;
+}
+
+Scores scores() {
+  return {{{SequenceId{1}, 1, 42, Finish::kNone, -3, {{41, -0.5f}}},
+           {SequenceId{1}, 2, 43, Finish::kNone, 0, {{43, 0}}}}};
 }
 
 const Error kWhy(Code::kUnavailable, "node b has no pages left", true);
@@ -129,11 +168,20 @@ std::vector<Case> cases() {
       });
   add("plan", encode(plan()), decode_plan);
   add("open", encode(open()), decode_open);
+  add("open_full", encode(full_open()), decode_open);
   add("open_reply", encode(OpenReply{SequenceId{5}, std::nullopt}), decode_open_reply);
   add("open_reply_refused", encode(OpenReply{SequenceId{5}, kWhy}), decode_open_reply);
+  add("open_reply_cached", encode(OpenReply{SequenceId{5}, std::nullopt, 128, 389}),
+      decode_open_reply);
   add("prompt", encode(Prompt{SequenceId{5}, {1, 2, 1023}}), decode_prompt);
+  add("prompt_rest", encode(Prompt{SequenceId{5}, {1, 2, 1023}, 128}), decode_prompt);
   add("step", encode(step(2, 8)), [](const env::Frame& f) { return decode_step(f, 8); });
   add("tokens", encode(tokens()), decode_tokens);
+  add("tokens_scored", encode(scored_tokens()), decode_tokens);
+  add("scores", encode(scores()), decode_scores);
+  add("extend", encode(Extend{SequenceId{5}, 645}), decode_extend);
+  add("credit", encode(Credit{SequenceId{5}, 165}), decode_credit);
+  add("rows_done", encode(RowsDone{512}), decode_rows_done);
   add("close", encode(Close{{SequenceId{5}, SequenceId{6}}}), decode_close);
   add("fail", encode(Fail{{SequenceId{5}}, kWhy}), decode_fail);
   return all;
@@ -162,17 +210,30 @@ TEST(Messages, RoundTripOfMembers) {
 
 TEST(Messages, RoundTripOfRequests) {
   EXPECT_EQ(decode_open(encode(open())).value(), open());
-  const OpenReply reply = decode_open_reply(encode(OpenReply{SequenceId{5}, kWhy})).value();
+  EXPECT_EQ(decode_open(encode(full_open())).value(), full_open());
+  const OpenReply reply =
+      decode_open_reply(encode(OpenReply{SequenceId{5}, kWhy, 128, 389})).value();
   EXPECT_EQ(reply.sequence, SequenceId{5});
   EXPECT_EQ(reply.refused, kWhy);
+  EXPECT_EQ(reply.cached, 128u);
+  EXPECT_EQ(reply.positions_max, 389u);
   const Prompt prompt{SequenceId{5}, {1, 2, 1023}};
   EXPECT_EQ(decode_prompt(encode(prompt)).value(), prompt);
+  const Prompt rest{SequenceId{5}, {1, 2, 1023}, 128};
+  EXPECT_EQ(decode_prompt(encode(rest)).value(), rest);
   const StepMessage sent = step(3, 24);
   const StepMessage got = decode_step(encode(sent), 24).value();
   EXPECT_EQ(got.route, sent.route);
   EXPECT_EQ(got.rows, sent.rows);
   EXPECT_EQ(got.hidden.text(), sent.hidden.text());
   EXPECT_EQ(decode_tokens(encode(tokens())).value(), tokens());
+  EXPECT_EQ(decode_tokens(encode(scored_tokens())).value(), scored_tokens());
+  EXPECT_EQ(decode_scores(encode(scores())).value(), scores());
+  const Extend extend{SequenceId{5}, 645};
+  EXPECT_EQ(decode_extend(encode(extend)).value(), extend);
+  const Credit credit{SequenceId{5}, 165};
+  EXPECT_EQ(decode_credit(encode(credit)).value(), credit);
+  EXPECT_EQ(decode_rows_done(encode(RowsDone{1024})).value(), RowsDone{1024});
   EXPECT_EQ(decode_close(encode(Close{{SequenceId{5}, SequenceId{6}}})).value().sequences,
             (std::vector<SequenceId>{{5}, {6}}));
   const Fail fail = decode_fail(encode(Fail{{SequenceId{5}}, kWhy})).value();
@@ -265,6 +326,88 @@ TEST(Messages, RandomHeadersNeverCrash) {
   }
 }
 
+// Changes one thing of a valid message and expects the refusal.
+template <typename Message, typename Decode, typename Change>
+void refuses(const Message& message, Decode decode, Change change, const char* what) {
+  Message bad = message;
+  change(bad);
+  const auto result = decode(encode(bad));
+  ASSERT_FALSE(result.ok()) << what;
+  EXPECT_EQ(result.error().code, Code::kCorrupt) << what;
+}
+
+TEST(Messages, ScoresAreValidated) {
+  const auto no = [](const char* what, auto change) {
+    refuses(scored_tokens(), decode_tokens, change, what);
+  };
+  no("too many scores", [](Tokens& m) { m.rows[2].top.resize(limits::kTopLogprobs + 1); });
+  no("no token", [](Tokens& m) { m.rows[2].top[1].token = -1; });
+  no("finish", [](Tokens& m) { m.rows[2].finish = static_cast<Finish>(3); });
+  refuses(
+      scores(), decode_scores, [](Scores& m) { m.rows[0].finish = Finish::kStop; }, "ends");
+  refuses(
+      scores(), decode_scores, [](Scores& m) { m.rows.clear(); }, "no rows");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {nan, std::numeric_limits<float>::infinity(), 0.5f}) {
+    for (const std::size_t at : {60u, 64u, 72u, 80u}) {  // one score, then one with two likeliest
+      env::Frame frame = encode(scored_tokens());
+      std::memcpy(frame.payload.data() + at, &bad, sizeof bad);
+      EXPECT_FALSE(decode_tokens(frame).ok()) << at;
+    }
+  }
+  env::Frame longer = encode(tokens());
+  longer.payload = Buffer(longer.payload.size() + 4);
+  std::memcpy(longer.payload.data(), encode(tokens()).payload.data(), 60);
+  EXPECT_FALSE(decode_tokens(longer).ok());
+}
+
+// A node sends what others accept, also of a distribution that has no logarithm.
+TEST(Messages, OwnScoresAreMadeToFit) {
+  Tokens m = scored_tokens();
+  m.rows[1].logprob = -std::numeric_limits<float>::infinity();
+  m.rows[2].logprob = std::numeric_limits<float>::quiet_NaN();
+  m.rows[2].top[0].logprob = 1e-7f;
+  const Tokens back = decode_tokens(encode(m)).value();
+  EXPECT_EQ(back.rows[1].logprob, -9999.0f);
+  EXPECT_EQ(back.rows[2].logprob, -9999.0f);
+  EXPECT_EQ(back.rows[2].top[0].logprob, 0.0f);
+}
+
+// Scores cost bytes where they stand and nowhere else.
+TEST(Messages, RowsWithoutScoresStayTwentyBytes) {
+  EXPECT_EQ(encode(tokens()).payload.size(), 60u);
+  EXPECT_EQ(encode(scored_tokens()).payload.size(), 60u + 4 + 4 + 2 * 8);
+}
+
+TEST(Messages, GrantsAreValidated) {
+  refuses(
+      Extend{SequenceId{1}, 9}, decode_extend, [](Extend& m) { m.positions_max = 0; }, "none");
+  refuses(
+      Extend{SequenceId{1}, 9}, decode_extend,
+      [](Extend& m) { m.positions_max = limits::kContext + 1; }, "beyond the context");
+  refuses(
+      Credit{SequenceId{1}, 9}, decode_credit, [](Credit& m) { m.positions = 0; }, "none");
+  EXPECT_EQ(decode_credit(encode(Credit{SequenceId{1}, ~0u})).value().positions, limits::kContext);
+  refuses(
+      RowsDone{9}, decode_rows_done, [](RowsDone& m) { m.rows = 0; }, "none");
+  refuses(
+      RowsDone{9}, decode_rows_done, [](RowsDone& m) { m.rows = limits::kBatchRows + 1; },
+      "more than a step has");
+  const OpenReply reply{SequenceId{5}, std::nullopt, 128, 389};
+  refuses(
+      reply, decode_open_reply, [](OpenReply& m) { m.cached = 127; }, "part of a page");
+  refuses(
+      reply, decode_open_reply, [](OpenReply& m) { m.cached = limits::kContext + 64; }, "cached");
+  refuses(
+      reply, decode_open_reply, [](OpenReply& m) { m.positions_max = limits::kContext + 1; },
+      "positions");
+  const Prompt rest{SequenceId{5}, {1, 2, 1023}, 128};
+  refuses(
+      rest, decode_prompt, [](Prompt& m) { m.first_position = 127; }, "part of a page");
+  refuses(
+      rest, decode_prompt, [](Prompt& m) { m.first_position = limits::kContext; }, "beyond");
+}
+
 // What a decode step costs beside the hidden row: prefix, header and 16 bytes per row, plus one TLS
 // record (22 bytes).
 TEST(Messages, StepOverheadPerRow) {
@@ -281,16 +424,6 @@ TEST(Messages, StepPriorityFollowsItsRows) {
   StepMessage chunk = step(3, 8);
   for (StepRow& row : chunk.rows) row.sequence = SequenceId{1};
   EXPECT_EQ(encode(chunk).priority, env::Priority::kPrefill);
-}
-
-// Changes one thing of a valid message and expects the refusal.
-template <typename Message, typename Decode, typename Change>
-void refuses(const Message& message, Decode decode, Change change, const char* what) {
-  Message bad = message;
-  change(bad);
-  const auto result = decode(encode(bad));
-  ASSERT_FALSE(result.ok()) << what;
-  EXPECT_EQ(result.error().code, Code::kCorrupt) << what;
 }
 
 TEST(Messages, OpenIsValidated) {
@@ -314,10 +447,84 @@ TEST(Messages, OpenIsValidated) {
   no("no new tokens", [](Open& m) { m.new_tokens_max = 0; });
   no("too many stop ids", [](Open& m) { m.sampling.stop_ids.assign(limits::kStopIds + 1, 1); });
   no("negative stop id", [](Open& m) { m.sampling.stop_ids = {-1}; });
-  no("nan", [](Open& m) { m.sampling.temperature = std::numeric_limits<float>::quiet_NaN(); });
+  no("temperature is nan",
+     [](Open& m) { m.sampling.temperature = std::numeric_limits<float>::quiet_NaN(); });
   no("infinite", [](Open& m) { m.sampling.temperature = std::numeric_limits<float>::infinity(); });
   no("negative temperature", [](Open& m) { m.sampling.temperature = -1; });
   no("epoch 0", [](Open& m) { m.epoch = Epoch{0}; });
+}
+
+TEST(Messages, SamplingIsValidated) {
+  const auto no = [](const char* what, auto change) {
+    refuses(
+        full_open(), decode_open, [&](Open& m) { change(m.sampling); }, what);
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinite = std::numeric_limits<float>::infinity();
+  for (const float bad : {0.0f, -0.5f, 1.5f, nan})
+    no("top_p", [&](SamplingParams& p) { p.top_p = bad; });
+  for (const float bad : {-0.5f, 1.5f, nan}) no("min_p", [&](auto& p) { p.min_p = bad; });
+  for (const float bad : {0.0f, -1.0f, infinite, nan})
+    no("repetition penalty", [&](SamplingParams& p) { p.repetition_penalty = bad; });
+  for (const float bad : {-2.5f, 2.5f, infinite, nan}) {
+    no("presence penalty", [&](SamplingParams& p) { p.presence_penalty = bad; });
+    no("frequency penalty", [&](SamplingParams& p) { p.frequency_penalty = bad; });
+  }
+  no("min_tokens", [](SamplingParams& p) { p.min_tokens = limits::kContext + 1; });
+  no("logprobs below none", [](SamplingParams& p) { p.logprobs = -2; });
+  no("too many logprobs", [](SamplingParams& p) { p.logprobs = limits::kTopLogprobs + 1; });
+  no("bias twice", [](SamplingParams& p) { p.logit_bias = {{1, 1}, {1, 2}}; });
+  no("biases descend", [](SamplingParams& p) { p.logit_bias = {{2, 1}, {1, 2}}; });
+  no("bias of no token", [](SamplingParams& p) { p.logit_bias = {{-1, 1}}; });
+  no("bias beyond the vocabulary", [](SamplingParams& p) {
+    p.logit_bias = {{static_cast<TokenId>(limits::kVocabulary), 1}};
+  });
+  no("bias is nan", [&](SamplingParams& p) { p.logit_bias = {{1, nan}}; });
+  no("bias is infinite", [&](SamplingParams& p) { p.logit_bias = {{1, infinite}}; });
+  no("too many biases", [](SamplingParams& p) {
+    for (std::size_t i = 0; i <= limits::kLogitBiases; ++i)
+      p.logit_bias.emplace_back(static_cast<TokenId>(2000 + i), 1.0f);
+  });
+}
+
+TEST(Messages, PayloadOfOpenIsValidated) {
+  const auto no = [](const char* what, auto change) {
+    refuses(full_open(), decode_open, change, what);
+  };
+  no("replayed beyond the positions", [](Open& m) { m.positions_max = 132; });
+  no("all replayed", [](Open& m) { m.new_tokens_max = 3; });
+  no("sum overflows 32 bits", [](Open& m) { m.replayed = ~0u; });
+  no("no row left to compute", [](Open& m) {
+    m.prompt_tokens = 125;
+    m.prompt_ids.clear();
+  });
+  no("more ids than the prompt has", [](Open& m) { m.prompt_ids.assign(131, 1); });
+  no("part of the replayed ids", [](Open& m) { m.replayed_ids.pop_back(); });
+  no("prompt id", [](Open& m) { m.prompt_ids[0] = -1; });
+  no("replayed id", [](Open& m) { m.replayed_ids[2] = -1; });
+  env::Frame longer = encode(full_open());
+  longer.payload = Buffer(longer.payload.size() + 4);
+  EXPECT_FALSE(decode_open(longer).ok());
+}
+
+// The longest OPEN that decode_open takes is a frame that the wire takes.
+TEST(Messages, TheLongestOpenFitsIntoAFrame) {
+  Open m = full_open();
+  m.numeric_class = std::string(limits::kNameBytes, 'c');
+  m.stages.clear();
+  for (std::uint32_t i = 0; i < limits::kRouteStages; ++i)
+    m.stages.push_back({peer(static_cast<std::uint8_t>(i + 1)), {i, i + 1}});
+  m.prompt_tokens = limits::kContext - 3;
+  m.positions_max = m.new_tokens_max = limits::kContext;
+  m.sampling.stop_ids.assign(limits::kStopIds, limits::kVocabulary - 1);
+  m.sampling.logit_bias.clear();
+  for (std::size_t i = 0; i < limits::kLogitBiases; ++i)
+    m.sampling.logit_bias.emplace_back(static_cast<TokenId>(i), 1.0f);
+  m.page_keys.assign(limits::kPageKeys - 1, std::string(limits::kPageKeyBytes, 'k'));
+  m.prompt_ids.assign(m.prompt_tokens, 1);
+  const env::Frame frame = encode(m);
+  EXPECT_TRUE(check_limits(frame).ok());
+  EXPECT_EQ(decode_open(frame).value(), m);
 }
 
 TEST(Messages, PlanIsValidated) {
