@@ -41,10 +41,10 @@ class DriverTest : public ::testing::Test {
     params.prompt = tokens_of(prompt);
     params.new_tokens_max = more;
     params.sampling = std::move(sampling);
-    const SequenceId handle = driver->start(std::move(params), sink);
+    const SequenceId id = driver->start(std::move(params), sink);
     EXPECT_EQ(sink->ends, 0);
     loop.run_ready();
-    return handle;
+    return id;
   }
   // The OPENs that a stage has got since the last look.
   std::vector<wire::Open> opens(PeerId peer = kC) {
@@ -418,7 +418,7 @@ TEST_F(DriverTest, ARouteThatIsNotReadyIsTriedForSomeSeconds) {
   loop.advance(milliseconds(100));
   driver->on_open_reply(kB, {life(), moved});
   no_route = Error(Code::kUnavailable, "layers 2:4 have no ready node", true);
-  pass(milliseconds(2800));
+  pass(milliseconds(2700));
   EXPECT_EQ(sink->ends, 0);
   no_route.reset();
   loop.advance(milliseconds(100));
@@ -552,8 +552,6 @@ TEST_F(DriverTest, ScoresOfThePromptAreNotAskedForAgain) {
   SamplingParams sampling;
   sampling.prompt_logprobs = true;
   running(10, 500);
-  const SequenceId old = opens().empty() ? SequenceId{} : SequenceId{};
-  (void)old;
   sink = std::make_shared<FullSink>();
   const SequenceId id = running(4, 500, sampling);
   driver->on_scores(kC, {{{id, 1, 2}, {id, 2, 3}}});

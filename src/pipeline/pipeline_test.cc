@@ -291,7 +291,6 @@ TEST(HopTest, EndsWhatAnEntryForgets) {
   EXPECT_EQ(b.hop.sequences(), 0u);
 }
 
-// The driver of entry X over kRoute.
 
 }  // namespace
 }  // namespace mesh::pipeline
