@@ -79,6 +79,9 @@ constexpr Duration kCertificateSkew = seconds(300);  // clocks of two machines m
 // --- serving
 constexpr std::size_t kSequencesPerStage = 1024;
 constexpr std::size_t kBatchRows = 1024;            // rows of one step
+constexpr std::size_t kPromptRowsAhead = 1024;      // sent to the next stage, not acknowledged
+constexpr std::size_t kPromptRowsDone = 64;         // computed before they are acknowledged
+constexpr std::size_t kClosedSequences = 4096;      // whose late rows a stage can still count
 constexpr std::size_t kPrefillChunk = 512;          // prompt rows of one step
 constexpr std::size_t kWaitingRowBytes = 1u << 30;  // rows waiting at the input of one stage
 constexpr int kComputeThreads = 1024;               // of one host backend

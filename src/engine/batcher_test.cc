@@ -272,7 +272,7 @@ TEST(StepJob, CarriesPlansAndPagesAndChecksThem) {
   EXPECT_FALSE(check_step_job(*job, 6, 100, 64, 0).ok());   // vocabulary
   EXPECT_FALSE(check_step_job(*job, 6, 100, 100, 8).ok());  // no residual rows
   ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 3, tokens_of(0, 3, 62), {}, false).ok());
-  EXPECT_EQ(make_step_job(*batcher.next(), tables, {}).error().message,
+  EXPECT_EQ(make_step_job(*batcher.next(), tables, std::span<const std::uint8_t>()).error().message,
             "65 positions need 2 KV pages, the sequence has reserved 1");
 }
 

@@ -23,6 +23,18 @@ Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const std::uint8_t> sample) {
   MESH_CHECK(sample.empty() || sample.size() == plan.parts.size(), "{} flags for {} parts",
              sample.size(), plan.parts.size());
+  std::vector<std::int32_t> rows;
+  for (std::size_t i = 0; i < sample.size(); ++i)
+    if (sample[i] != 0) rows.push_back(plan.parts[i].offset + plan.parts[i].rows - 1);
+  Result<StepJob> job = make_step_job(std::move(plan), tables, std::span<const SampleRows>());
+  if (job.ok()) job->sample_rows = std::move(rows);
+  return job;
+}
+
+Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
+                              std::span<const SampleRows> samples) {
+  MESH_CHECK(samples.empty() || samples.size() == plan.parts.size(), "{} samples for {} parts",
+             samples.size(), plan.parts.size());
   StepJob job;
   job.tokens = std::move(plan.tokens);
   job.residual_in = std::move(plan.hidden);
@@ -44,7 +56,12 @@ Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
     job.kv_length.push_back(length);
     job.pages.insert(job.pages.end(), pages.begin(), pages.begin() + wanted);
     job.page_start.push_back(static_cast<std::int32_t>(job.pages.size()));
-    if (!sample.empty() && sample[i] != 0) job.sample_rows.push_back(part.offset + part.rows - 1);
+    if (samples.empty()) continue;
+    for (const auto& [row, spec] : samples[i].rows) {
+      MESH_CHECK(row >= 0 && row < part.rows, "row {} of {}", row, part.rows);
+      job.sample_rows.push_back(part.offset + row);
+      job.sampling.push_back(spec);
+    }
   }
   return job;
 }

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "engine/batcher.h"
 #include "engine/compute.h"
@@ -14,6 +16,15 @@ namespace mesh::engine {
 // resource_exhausted (a part reaches beyond the pages its sequence has reserved; names both).
 Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const std::uint8_t> sample);
+
+// Rows of one part that are sampled or scored: (row within the part, what is wanted), ascending.
+struct SampleRows {
+  std::vector<std::pair<std::int32_t, SampleSpec>> rows;
+};
+
+// As above with `samples[i]` for part i; empty: nothing is sampled.
+Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
+                              std::span<const SampleRows> samples);
 
 // What a stage knows without looking at a model: nothing in a job may be trusted to index memory
 // before this has passed. `vocabulary` 0: tokens are not used. Errors: invalid_argument.

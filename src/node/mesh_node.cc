@@ -153,6 +153,21 @@ void MeshNode::dispatch(PeerId from, env::Frame frame) {
     case wire::FrameType::kFail:
       return handle(wire::decode_fail(frame),
                     [&](const wire::Fail& m) { driver_.on_fail(from, m); });
+    case wire::FrameType::kExtend:
+      return handle(wire::decode_extend(frame), [&](const wire::Extend& m) {
+        if (stage) hop_->on_extend(from, m);
+      });
+    case wire::FrameType::kCredit:
+      return handle(wire::decode_credit(frame), [&](const wire::Credit& m) {
+        if (stage) hop_->on_credit(from, m);
+      });
+    case wire::FrameType::kRowsDone:
+      return handle(wire::decode_rows_done(frame), [&](const wire::RowsDone& m) {
+        if (stage) hop_->on_rows_done(from, m);
+      });
+    case wire::FrameType::kScores:
+      return handle(wire::decode_scores(frame),
+                    [&](const wire::Scores& m) { driver_.on_scores(from, m); });
     default:
       break;
   }

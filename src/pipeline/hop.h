@@ -7,8 +7,15 @@
 // A sequence lives from OPEN to CLOSE of its entry (or the loss of the link to it). A row is taken
 // only at the next position of its sequence and only from the stage before, so a confused or
 // hostile peer ends a sequence, not a node.
+//
+// hop.cc takes rows, hop_open.cc opens and ends sequences, hop_grant.cc keeps what they may still
+// use (pages, credit, the next stage's room for prompt rows), hop_step.cc runs steps and
+// hop_answer.cc says what is sampled and what is told of it.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,8 +25,11 @@
 #include "base/result.h"
 #include "engine/batcher.h"
 #include "engine/compute.h"
+#include "engine/step_job.h"
 #include "env/env.h"
 #include "kvcache/page_tables.h"
+#include "pipeline/hop_metrics.h"
+#include "pipeline/prompt_window.h"
 #include "wire/messages.h"
 
 namespace mesh::pipeline {
@@ -46,6 +56,11 @@ class Hop {
   bool idle() const { return sequences_.empty() && !step_in_flight_; }
 
   void on_open(PeerId from, const wire::Open& open);
+  // Answered by OPEN_REPLY with what is reserved then; a refusal changes nothing.
+  void on_extend(PeerId from, const wire::Extend& extend);
+  // As stage 0: rows below this position may run. Credit only grows.
+  void on_credit(PeerId from, const wire::Credit& credit);
+  void on_rows_done(PeerId from, const wire::RowsDone& done);
   void on_prompt(PeerId from, const wire::Prompt& prompt);
   void on_step(PeerId from, wire::StepMessage step);
   void on_tokens(PeerId from, const wire::Tokens& tokens);  // as stage 0
@@ -66,6 +81,14 @@ class Hop {
   std::size_t sequences() const { return sequences_.size(); }
   std::size_t waiting_rows() const { return batcher_ ? batcher_->waiting_rows() : 0; }
   std::size_t row_bytes() const { return row_bytes_; }
+  // Sequences whose next token waits for credit or pages (stage 0).
+  std::size_t parked() const { return parked_; }
+  // Prompt rows that were not computed because the cache held them.
+  std::uint64_t prefix_hits() const { return prefix_hits_; }
+  // Decode rows per step, over all steps that had some.
+  double mean_decode_batch() const;
+  // Prompt rows that may be sent to this peer now.
+  std::size_t prompt_room(PeerId next) const { return window_.room(next); }
 
  private:
   struct Sequence {
@@ -74,47 +97,109 @@ class Hop {
     RouteHandle route;
     std::size_t index = 0;  // of this stage
     std::uint32_t prompt_tokens = 0;
-    std::uint32_t positions_max = 0;
+    std::uint32_t prefill_end = 0;    // positions below it are known from the start
+    std::uint32_t positions_max = 0;  // reserved here
+    std::uint32_t positions_end = 0;  // no row ever stands here
     std::uint32_t new_tokens_max = 0;
-    std::shared_ptr<const SamplingParams> sampling;
+    std::uint32_t cached = 0;         // offered to the entry: rows may start there
+    bool started = false;             // the first row has come
     std::uint32_t next_position = 0;  // of the next row to arrive
+    // Last stage.
+    std::shared_ptr<const SamplingParams> sampling;
+    std::shared_ptr<engine::TokenHistory> history;  // when it penalises
+    std::vector<TokenId> prompt_ids;                // all of them, for prompt_logprobs
+    // Stage 0.
+    std::uint32_t credit = 0;
+    std::optional<TokenId> parked;  // the token of next_position, which may not run yet
+    // Prompt rows.
+    std::size_t prompt_waiting = 0;  // at this stage's input
+    std::size_t prompt_due = 0;      // arrived from the stage before, not acknowledged
     Instant opened;
     std::optional<Instant> cut;  // since when a neighbour's link is lost
     PeerId cut_from;
     bool closing = false;  // closed while a step with its rows is in flight
     bool first() const { return index == 0; }
     bool last() const { return index + 1 == stages.size(); }
+    PeerId before() const { return stages[index - 1].node; }
+    PeerId next() const { return stages[index + 1].node; }
     // Whether rows or tokens pass between this stage and `peer`; the ring closes from last to
     // first.
     bool neighbour(PeerId peer) const {
       return stages[(index + 1) % stages.size()].node == peer ||
              stages[(index + stages.size() - 1) % stages.size()].node == peer;
     }
+    bool may_run() const { return next_position < credit && next_position < positions_max; }
+    bool decoding() const {
+      return !closing && !parked && prompt_waiting == 0 && started && next_position >= prefill_end;
+    }
+    // Of `rows` rows from `first` on, those of the prompt or of a replay.
+    std::size_t prompt_rows(std::uint32_t first, std::size_t rows) const {
+      return first >= prefill_end ? 0 : std::min<std::size_t>(rows, prefill_end - first);
+    }
+  };
+
+  // A sampled or scored row, in the order of StepOutput::sampled.
+  struct Wanted {
+    SequenceId sequence;
+    std::uint32_t position = 0;  // of the token
+    bool given = false;          // a token of the prompt
   };
 
   // A step on its way through the engine.
   struct Flight {
     std::vector<engine::BatchPart> parts;
-    std::vector<TokenId> tokens;      // of every row, passed on to the next stage
-    std::vector<SequenceId> sampled;  // sequences with a sampled row, in the order of the rows
+    std::vector<TokenId> tokens;  // of every row, passed on to the next stage
+    std::vector<Wanted> wanted;
+    std::size_t decode_rows = 0;
   };
 
+  // hop_open.cc
   Result<std::size_t> check_open(const wire::Open& open) const;
-  void reply(PeerId to, SequenceId sequence, std::optional<Error> refused);
-  Result<void> check_tokens(const std::vector<TokenId>& tokens) const;
-  Result<void> check_row(const Sequence& sequence, std::uint32_t position) const;
-  void enqueue(SequenceId id, Sequence& sequence, const std::vector<TokenId>& tokens,
-               Buffer hidden);
-  void pump();
-  void step_done(const Flight& flight, Result<engine::StepOutput> output);
-  void forward(const Flight& flight, const engine::StepOutput& output);
-  void return_tokens(const Flight& flight, const engine::StepOutput& output);
-  static wire::TokenRow token_row(SequenceId id, const Sequence& sequence, std::uint32_t position,
-                                  TokenId token);
+  Result<void> check_lengths(const wire::Open& open) const;
+  Result<void> check_answer(const wire::Open& open) const;
+  void open_answer(const wire::Open& open, Sequence& sequence) const;
+  void reply(PeerId to, const wire::OpenReply& answer);
+  // The sequence if its entry is `from` and it is not ending.
+  Sequence* owned(PeerId from, SequenceId id);
   void end(SequenceId id);
   void fail(const std::vector<SequenceId>& ids, const Error& why);
-  void release_closing(const Flight& flight);
   bool in_flight(SequenceId id) const;
+
+  // hop.cc
+  Result<void> check_tokens(const std::vector<TokenId>& tokens) const;
+  Result<void> check_token(const Sequence& sequence, const wire::TokenRow& row) const;
+  Result<void> check_run(const Sequence& sequence, const wire::StepMessage& step, std::size_t begin,
+                         std::size_t end) const;
+  Result<void> start_at(SequenceId id, Sequence& sequence, std::uint32_t position);
+  void enqueue(SequenceId id, Sequence& sequence, const std::vector<TokenId>& tokens,
+               Buffer hidden);
+
+  // hop_grant.cc
+  void run_or_park(SequenceId id, Sequence& sequence, TokenId token);
+  void resume(SequenceId id, Sequence& sequence);
+  Result<void> grow(SequenceId id, Sequence& sequence, std::uint32_t positions);
+  void acknowledge(Sequence& sequence, std::size_t rows);  // to the stage before
+  void acknowledge_late(PeerId from, const wire::StepMessage& step, std::size_t begin,
+                        std::size_t end);
+  void tell_done(PeerId to, std::uint32_t rows);
+  void remember_closed(SequenceId id, const Sequence& sequence);
+
+  // hop_step.cc
+  std::optional<engine::BatchPlan> next_plan();
+  void pump();
+  void step_done(const Flight& flight, Result<engine::StepOutput> output);
+  void account(const Flight& flight, const Result<engine::StepOutput>& output);
+  void forward(const Flight& flight, const engine::StepOutput& output);
+  void send_micro_batch(RouteHandle route, const Flight& flight,
+                        const std::vector<const engine::BatchPart*>& parts,
+                        const engine::StepOutput& output);
+  void release_closing(const Flight& flight);
+
+  // hop_answer.cc
+  engine::SampleRows sample_rows(const engine::BatchPart& part, const Sequence& sequence,
+                                 std::vector<Wanted>& wanted) const;
+  void return_tokens(const Flight& flight, const engine::StepOutput& output);
+  static wire::Finish finish_of(const Sequence& sequence, std::uint32_t position, TokenId token);
 
   env::Env& env_;
   engine::Compute& compute_;
@@ -124,9 +209,18 @@ class Hop {
   std::unique_ptr<kvcache::PageTables> pages_;
   std::unique_ptr<engine::Batcher> batcher_;
   std::map<SequenceId, Sequence> sequences_;
+  PromptWindow window_;
+  bool prompts_held_ = false;
+  // prefill_end of sequences that ended here, the oldest first in closed_order_: their rows may
+  // still be on the way and have to be acknowledged.
+  std::map<SequenceId, std::uint32_t> closed_;
+  std::deque<SequenceId> closed_order_;
+  std::size_t parked_ = 0;
   bool step_in_flight_ = false;
   std::vector<SequenceId> flying_;  // sequences of the step in flight, ascending
   std::uint64_t rows_computed_ = 0;
+  std::uint64_t prefix_hits_ = 0;
+  HopMetrics metrics_;
   std::shared_ptr<bool> alive_ =
       std::make_shared<bool>(true);  // guards completions that outlive the hop
 };

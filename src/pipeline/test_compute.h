@@ -22,7 +22,7 @@ namespace mesh::pipeline {
 
 constexpr engine::ComputeShape kTestShape{6, 256, 8, 100};
 
-// Tokens are 10 + position of the sampled row; residual rows are zero.
+// Tokens are 10 + position of the sampled row, those that are given stay; residual rows are zero.
 class TestCompute final : public engine::Compute {
  public:
   engine::ComputeShape shape() const override { return kTestShape; }
@@ -45,10 +45,16 @@ class TestCompute final : public engine::Compute {
     if (held.end < kTestShape.layers)
       out.residual_out = Buffer(job.rows() * kTestShape.row_bytes);
     else
-      for (std::int32_t row : job.sample_rows)
-        out.sampled.push_back({10 + job.positions[static_cast<std::size_t>(row)], 0.0f, {}});
+      for (std::size_t i = 0; i < job.sample_rows.size(); ++i) {
+        const auto row = static_cast<std::size_t>(job.sample_rows[i]);
+        out.sampled.push_back({10 + job.positions[row], 0.0f, {}});
+        if (i < job.sampling.size()) choose(job.sampling[i], out.sampled.back());
+      }
     rows += job.rows();
-    auto shared = std::make_shared<engine::StepOutput>(std::move(out));
+    out.compute = step_time;
+    last_job = std::move(job);
+    auto shared = std::make_shared<Result<engine::StepOutput>>(std::move(out));
+    if (step_error) *shared = *std::exchange(step_error, std::nullopt);
     pending.push_back([shared, done = std::move(done)] { done(std::move(*shared)); });
   }
   // Ends the oldest step or load; false when there is none.
@@ -60,8 +66,18 @@ class TestCompute final : public engine::Compute {
     return true;
   }
 
+  static void choose(const engine::SampleSpec& spec, SampledToken& out) {
+    if (spec.given) out.token = *spec.given;
+    if (spec.params->logprobs < 0 && !spec.given) return;
+    out.logprob = -0.5f;
+    for (std::int32_t n = 0; n < spec.params->logprobs; ++n) out.top.push_back({n, -1.0f});
+  }
+
   LayerRange held;
   std::uint32_t pages = 16;
+  engine::StepJob last_job;
+  std::optional<Error> step_error;  // of the next step
+  Duration step_time = milliseconds(10);
   bool fail_loads = false, non_finite = false;
   std::size_t rows = 0;
   std::vector<LayerRange> loads;

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "base/limits.h"
-#include "pipeline/driver.h"
 #include "pipeline/hop.h"
 #include "pipeline/test_compute.h"
 
@@ -40,17 +39,57 @@ std::vector<TokenId> tokens_of(std::size_t count) {
 // A stage of kRoute on node `self`.
 class Stage {
  public:
-  Stage(PeerId self, LayerRange layers)
-      : transport(self), env{loop, loop, loop, random, transport, events, metrics}, hop(env, compute) {
+  Stage(PeerId self, LayerRange layers, std::uint32_t pages = 16)
+      : transport(self),
+        env{loop, loop, loop, random, transport, events, metrics},
+        hop(env, compute) {
     compute.held = layers;
+    compute.pages = pages;
     hop.hold({Epoch{1}, layers, kPrint, "n1", compute.pages});
+  }
+  // The one answer to an OPEN or EXTEND.
+  wire::OpenReply reply(PeerId entry) {
+    const auto replies = transport.take(entry, wire::FrameType::kOpenReply);
+    EXPECT_EQ(replies.size(), 1u);
+    if (replies.empty()) return {};
+    return wire::decode_open_reply(replies.at(0)).value();
   }
   // What OPEN was answered with; empty: accepted.
   std::optional<Error> open(const wire::Open& message) {
     hop.on_open(message.entry, message);
-    const auto replies = transport.take(message.entry, wire::FrameType::kOpenReply);
-    EXPECT_EQ(replies.size(), 1u);
-    return wire::decode_open_reply(replies.at(0)).value().refused;
+    return reply(message.entry).refused;
+  }
+  wire::OpenReply extend(std::uint64_t id, std::uint32_t positions, PeerId entry) {
+    hop.on_extend(entry, {SequenceId{id}, positions});
+    return reply(entry);
+  }
+  void credit(std::uint64_t id, std::uint32_t positions, PeerId entry) {
+    hop.on_credit(entry, {SequenceId{id}, positions});
+  }
+  void token(std::uint64_t id, std::uint32_t position, TokenId token = 5) {
+    hop.on_tokens(kC, {{{SequenceId{id}, position, token, wire::Finish::kNone}}});
+  }
+  // Runs what can be run.
+  std::size_t finish_all() {
+    const std::size_t before = compute.rows;
+    while (compute.finish_one()) {
+    }
+    return compute.rows - before;
+  }
+  // All rows sent to a peer.
+  std::vector<wire::StepRow> sent_rows(PeerId to) {
+    std::vector<wire::StepRow> out;
+    for (const env::Frame& frame : transport.take(to, wire::FrameType::kStep))
+      for (const wire::StepRow& row : wire::decode_step(frame, kTestShape.row_bytes)->rows)
+        out.push_back(row);
+    return out;
+  }
+  // What ROWS_DONE told a peer, each message.
+  std::vector<std::uint32_t> rows_done(PeerId to) {
+    std::vector<std::uint32_t> out;
+    for (const env::Frame& frame : transport.take(to, wire::FrameType::kRowsDone))
+      out.push_back(wire::decode_rows_done(frame)->rows);
+    return out;
   }
   // Failures told to the entry.
   std::vector<wire::Fail> fails(PeerId entry) {
@@ -88,6 +127,7 @@ TEST(HopTest, PassesAPromptOnAndTakesTokensBack) {
   ASSERT_EQ(step.rows.size(), 3u);
   EXPECT_EQ(step.rows[2], (wire::StepRow{SequenceId{1}, 2, 3}));
   EXPECT_EQ(step.route, wire::route_handle(Epoch{1}, kRoute));
+  a.credit(1, 4, kX);
   a.hop.on_tokens(kC, {{{SequenceId{1}, 3, 42, wire::Finish::kNone}}});
   ASSERT_TRUE(a.compute.finish_one());
   steps = a.transport.take(kB, wire::FrameType::kStep);
@@ -290,7 +330,6 @@ TEST(HopTest, EndsWhatAnEntryForgets) {
   b.hop.tick(b.loop.now() + limits::kSequenceLifetime);
   EXPECT_EQ(b.hop.sequences(), 0u);
 }
-
 
 }  // namespace
 }  // namespace mesh::pipeline
