@@ -26,15 +26,6 @@ Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
 Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const std::uint8_t> sample);
 
-// Rows of one part that are sampled or scored: (row within the part, what is wanted), ascending.
-struct SampleRows {
-  std::vector<std::pair<std::int32_t, SampleSpec>> rows;
-};
-
-// As above with `samples[i]` for part i; empty: nothing is sampled.
-Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
-                              std::span<const SampleRows> samples);
-
 // What a stage knows without looking at a model: nothing in a job may be trusted to index memory
 // before this has passed. `vocabulary` 0: tokens are not used. `logits`: values of a row of logits,
 // 0 on a stage that is not the last and samples nothing. Ids in bias, stop ids and
