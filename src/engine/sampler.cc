@@ -121,7 +121,7 @@ SampledToken Sampler::sample(std::span<const float> logits, const SampleSpec& sp
     return out;
   }
   if (spec.params == nullptr) {
-    out.token = static_cast<TokenId>(largest_index(logits));
+    out.token = greedy(logits).token;
     return out;
   }
   adjust(logits, spec);
