@@ -283,19 +283,107 @@ TEST(StepJob, EveryDamagedFieldIsRefused) {
   };
   EXPECT_TRUE(check_step_job(good(), 3, 64, 10, 0).ok());
   const std::function<void(StepJob&)> damage[] = {
-      [](StepJob& j) { j.tokens.pop_back(); },      [](StepJob& j) { j.tokens[0] = -1; },
-      [](StepJob& j) { j.positions[2] = 3; },       [](StepJob& j) { j.positions = {}; },
-      [](StepJob& j) { j.row_start = {0, 3}; },     [](StepJob& j) { j.row_start = {0, 4, 3}; },
-      [](StepJob& j) { j.row_start = {0, 0, 3}; },  [](StepJob& j) { j.kv_length[1] = -5; },
-      [](StepJob& j) { j.kv_length[0] = 65; },      [](StepJob& j) { j.page_start = {0, 2, 1}; },
-      [](StepJob& j) { j.page_start = {0, 0, 2}; }, [](StepJob& j) { j.pages[0] = PageId{0}; },
-      [](StepJob& j) { j.pages[1] = PageId{3}; },   [](StepJob& j) { j.sample_rows = {3}; },
-      [](StepJob& j) { j.sample_rows = {1, 1}; },
+      [](StepJob& j) { j.tokens.pop_back(); },
+      [](StepJob& j) { j.tokens[0] = -1; },
+      [](StepJob& j) { j.positions[2] = 3; },
+      [](StepJob& j) { j.positions = {}; },
+      [](StepJob& j) {
+        j.row_start = {0, 3};
+      },
+      [](StepJob& j) {
+        j.row_start = {0, 4, 3};
+      },
+      [](StepJob& j) {
+        j.row_start = {0, 0, 3};
+      },
+      [](StepJob& j) { j.kv_length[1] = -5; },
+      [](StepJob& j) { j.kv_length[0] = 65; },
+      [](StepJob& j) {
+        j.page_start = {0, 2, 1};
+      },
+      [](StepJob& j) {
+        j.page_start = {0, 0, 2};
+      },
+      [](StepJob& j) { j.pages[0] = PageId{0}; },
+      [](StepJob& j) { j.pages[1] = PageId{3}; },
+      [](StepJob& j) { j.sample_rows = {3}; },
+      [](StepJob& j) {
+        j.sample_rows = {1, 1};
+      },
+      [](StepJob& j) { j.sampling.resize(1); },
+      [](StepJob& j) {
+        j.sample_rows = {1};
+        j.sampling.resize(2);
+      },
+      [](StepJob& j) {
+        j.sample_rows = {1};
+        j.sampling.resize(1);
+        j.sampling[0].given = -1;
+      },
+      [](StepJob& j) {
+        SamplingParams params;
+        params.temperature = -1;
+        j.sample_rows = {1};
+        j.sampling.resize(1);
+        j.sampling[0].params = std::make_shared<const SamplingParams>(params);
+      },
   };
   for (std::size_t i = 0; i < std::size(damage); ++i) {
     StepJob job = good();
     damage[i](job);
     EXPECT_FALSE(check_step_job(job, 3, 64, 10, 0).ok()) << "damage " << i;
+  }
+}
+
+TEST(StepJob, TakesSeveralSampleRowsOfAPart) {
+  kvcache::PageTables tables(6);
+  ASSERT_TRUE(tables.reserve(SequenceId{1}, 70).ok());
+  ASSERT_TRUE(tables.reserve(SequenceId{2}, 10).ok());
+  Batcher batcher({});
+  ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 64, tokens_of(0, 64, 1), {}, true).ok());
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 0, tokens_of(0, 0, 3), {}, false).ok());
+  std::vector<SampleRows> sample(2);
+  for (std::int32_t row : {0, 2}) {
+    SampleSpec spec;
+    spec.position = static_cast<std::uint32_t>(row + 1);
+    if (row == 0) spec.given = 9;
+    sample[1].rows.emplace_back(row, spec);
+  }
+  const auto job = make_step_job(*batcher.next(), tables, sample);
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(job->sample_rows, (std::vector<std::int32_t>{1, 3}));
+  ASSERT_EQ(job->sampling.size(), 2u);
+  EXPECT_EQ(job->sampling[0].given, 9);
+  EXPECT_EQ(job->sampling[1].position, 3u);
+  EXPECT_TRUE(check_step_job(*job, 6, 100, 100, 0, 10).ok());
+  EXPECT_EQ(check_step_job(*job, 6, 100, 100, 0, 9).error().message,
+            "token 9 to score is outside the vocabulary of 9");
+}
+
+TEST(StepJob, ParametersOutsideTheirRangeAreRefused) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(check_sampling({}).ok());
+  const std::function<void(SamplingParams&)> damage[] = {
+      [](SamplingParams& p) { p.temperature = -0.5f; },
+      [](SamplingParams& p) { p.temperature = kNan; },
+      [](SamplingParams& p) { p.temperature = kInf; },
+      [](SamplingParams& p) { p.top_p = 0; },
+      [](SamplingParams& p) { p.top_p = 1.5f; },
+      [](SamplingParams& p) { p.min_p = -1; },
+      [](SamplingParams& p) { p.min_p = kNan; },
+      [](SamplingParams& p) { p.repetition_penalty = 0; },
+      [](SamplingParams& p) { p.repetition_penalty = kInf; },
+      [](SamplingParams& p) { p.presence_penalty = 2.5f; },
+      [](SamplingParams& p) { p.frequency_penalty = kNan; },
+      [](SamplingParams& p) {
+        p.logit_bias = {{3, -kInf}};
+      },
+  };
+  for (std::size_t i = 0; i < std::size(damage); ++i) {
+    SamplingParams params;
+    damage[i](params);
+    EXPECT_FALSE(check_sampling(params).ok()) << "damage " << i;
   }
 }
 

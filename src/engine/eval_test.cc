@@ -118,5 +118,31 @@ TEST(RunEval, CutsAndChunksChangeNoBit) {
   EXPECT_TRUE(file_bytes() == whole);
 }
 
+TEST(RunEval, SamplingFollowsTheSeedAndNothingElse) {
+  EvalOptions options = llama();
+  options.ids_files = {write_ids("d.json", "[9, 8, 7]"), write_ids("e.json", "[3, 3, 1, 5]")};
+  options.logits = false;
+  options.generate = 20;
+  const auto file_bytes = [&] {
+    const auto ran = run_eval(options);
+    EXPECT_TRUE(ran.ok());
+    return formats::read_text_file(options.out_file, 1u << 20).value();
+  };
+  const std::string greedy = file_bytes();
+  options.sampling.temperature = 1;
+  options.sampling.repetition_penalty = 1.2f;
+  options.sampling.frequency_penalty = 0.5f;
+  options.sampling.seed = 5;
+  const std::string drawn = file_bytes();
+  EXPECT_FALSE(drawn == greedy);
+  options.cuts = {2};
+  options.chunk = 1;
+  EXPECT_TRUE(file_bytes() == drawn);
+  options.sampling.seed = 6;
+  EXPECT_FALSE(file_bytes() == drawn);
+  options.sampling.top_p = 0;
+  EXPECT_EQ(error_of(options), "top_p is 0, outside its range");
+}
+
 }  // namespace
 }  // namespace mesh::engine

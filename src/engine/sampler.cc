@@ -97,6 +97,12 @@ Sample greedy(std::span<const float> logits) {
 }
 
 std::uint64_t sampling_bits(const SamplingParams& params, std::uint32_t position) {
+#if defined(MESH_MUTATE_KEY_WITHOUT_POSITION)
+  position = 0;
+#elif defined(MESH_MUTATE_DRAWS_IN_ORDER)
+  static std::uint32_t drawn = 0;
+  position = drawn++;
+#endif
   const auto low = static_cast<std::uint32_t>(params.seed);
   const auto high = static_cast<std::uint32_t>(params.seed >> 32);
   const std::array<std::uint32_t, 4> word =
@@ -115,7 +121,7 @@ SampledToken Sampler::sample(std::span<const float> logits, const SampleSpec& sp
     return out;
   }
   if (spec.params == nullptr) {
-    out.token = static_cast<TokenId>(largest_index(logits));
+    out.token = greedy(logits).token;
     return out;
   }
   adjust(logits, spec);

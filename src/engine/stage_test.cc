@@ -125,6 +125,34 @@ TEST(Stage, ReportsTheSequenceWhoseRowsAreNotFinite) {
   }
 }
 
+// Prompt rows are scored, the last one is sampled; a row's logits do not depend on what is asked of
+// it.
+TEST(Stage, ScoresGivenRowsAndSamplesOthers) {
+  Fixture f;
+  const auto stage = f.load({0, 4}, {.pages = 3}).value();
+  const StepOutput likeliest = stage->run(two_sequences()).value();
+  StepJob job = two_sequences();
+  SamplingParams params;
+  params.logprobs = 1;
+  job.sample_rows = {0, 1, 2, 3};
+  job.sampling.resize(4);
+  for (SampleSpec& spec : job.sampling)
+    spec.params = std::make_shared<const SamplingParams>(params);
+  job.sampling[0].given = 6;
+  job.sampling[1].given = 7;
+  const StepOutput out = stage->run(job).value();
+  ASSERT_EQ(out.sampled.size(), 4u);
+  EXPECT_EQ(out.sampled[0].token, 6);
+  EXPECT_EQ(out.sampled[1].token, 7);
+  EXPECT_LT(out.sampled[0].logprob, 0.0f);
+  EXPECT_EQ(out.sampled[2].token, likeliest.sampled[0].token);
+  EXPECT_EQ(out.sampled[3].token, likeliest.sampled[1].token);
+  EXPECT_EQ(out.sampled[2].top,
+            (std::vector<TokenScore>{{out.sampled[2].token, out.sampled[2].logprob}}));
+  job.sampling[1].given = static_cast<TokenId>(f.spec.vocabulary);
+  EXPECT_EQ(stage->run(job).error().code, Code::kInvalidArgument);
+}
+
 TEST(Stage, DamagedJobsAreErrors) {
   Fixture f;
   const auto stage = f.load({0, 4}, {.pages = 3}).value();

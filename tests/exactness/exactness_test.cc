@@ -1,4 +1,5 @@
-// Bits of every hop row and logit row over cuts, batches, chunks, threads and instruction sets.
+// Bits of every hop row and logit row, and tokens of seeded generations, over cuts, batches,
+// chunks, threads and instruction sets.
 //
 //   exactness_test --pairwise     a covering set of all pairs of factor values
 //   exactness_test --product      every combination (the big model: every combination but the cuts)
@@ -6,7 +7,8 @@
 //   exactness_test … --fail-fast  stops at the first failure
 //   exactness_test … --only NAME  one model
 //
-// Prints one line "FAIL <check> …" per failure; checks: rows, committed, kernels, isa, long.
+// Prints one line "FAIL <check> …" per failure; checks: rows, committed, kernels, isa, long,
+// sampling.
 
 #include <fmt/core.h>
 
@@ -24,6 +26,7 @@
 #include "base/bytes.h"
 #include "pairwise.h"
 #include "runner.h"
+#include "sampling.h"
 #include "subjects.h"
 
 namespace mesh::exactness {
@@ -78,6 +81,7 @@ class Run {
     make_references();
     if (!stop() && !subjects_.empty()) run_set();
     if (!stop()) run_long(*long_subject);
+    if (!stop()) run_generations();
     if (!stop()) check_kernels();
     if (!stop()) check_committed();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
@@ -219,6 +223,45 @@ class Run {
     }
   }
 
+  void run_generations() {
+    auto small = make_small_subject();
+    if (!small.ok()) return fail("setup", small.error().message);
+    if (options_.only.empty() || options_.only == small->name) run_generations(*small);
+    for (const Subject& subject : subjects_)
+      if (subject.name == "pocket") run_generations(subject);
+  }
+
+  void run_generations(const Subject& subject) {
+    const std::vector<std::vector<std::uint32_t>> cuts{
+        {}, {1}, {1, 3}, {1, 2, subject.spec.layers - 1}};
+    constexpr std::size_t kSampleChunks[] = {0, 1, 7};
+    constexpr Start kStarts[] = {Start::kTogether, Start::kStaggered, Start::kReplayed};
+    Generations& known = generated_[subject.name];
+    const auto run = [&](const std::string& isa, int threads, const SamplingSetup& setup) {
+      if (stop()) return;
+      ++configurations_;
+      const auto ran = run_sampling(backend(isa, threads), subject, setup, known);
+      if (!ran.ok())
+        fail("sampling",
+             fmt::format("{}: {} stages chunk {} start {} threads {} {}: {}", subject.name,
+                         setup.cuts.size() + 1, setup.chunk, static_cast<int>(setup.start), threads,
+                         isa, ran.error().message));
+    };
+    run(isas_.front(), 1, {});
+    const std::vector<int> sizes{static_cast<int>(cuts.size()), 3, 3,
+                                 static_cast<int>(std::size(kThreads)),
+                                 static_cast<int>(isas_.size())};
+    for (const std::vector<int>& row : options_.product ? product(sizes) : pairwise(sizes)) {
+      SamplingSetup setup;
+      setup.cuts = cuts[static_cast<std::size_t>(row[0])];
+      setup.chunk = kSampleChunks[row[1]];
+      setup.start = kStarts[row[2]];
+      const std::string& isa = isas_[static_cast<std::size_t>(row[4])];
+      if (!options_.product) setup.tokens = isa == "scalar" ? 30 : 80;
+      run(isa, kThreads[static_cast<std::size_t>(row[3])], setup);
+    }
+  }
+
   // A forced instruction set runs no kernel of another one, the generic operators excepted.
   void check_kernels() {
     for (const auto& [key, device] : backends_) {
@@ -242,8 +285,12 @@ class Run {
     const std::string path = MESH_TEST_DATA "/exactness/" + file + ".json";
     nlohmann::json hashes;
     for (const auto& [model, rows] : known_) hashes[model] = to_hex(digest(rows));
+    nlohmann::json sampled;
+    for (const auto& [model, generations] : generated_)
+      sampled[model] = to_hex(digest(generations));
     if (options_.rewrite) {
-      std::ofstream(path) << nlohmann::json{{"class", name}, {"models", hashes}}.dump(2) << "\n";
+      const nlohmann::json all{{"class", name}, {"models", hashes}, {"sampling", sampled}};
+      std::ofstream(path) << all.dump(2) << "\n";
       fmt::print("wrote {}\n", path);
       return;
     }
@@ -260,6 +307,13 @@ class Run {
                                       "class name",
                                       model, name, expected, hash.get<std::string>()));
     }
+    const nlohmann::json committed_sampling = committed.value("sampling", nlohmann::json::object());
+    for (const auto& [model, hash] : sampled.items()) {
+      const std::string expected = committed_sampling.value(model, "none");
+      if (expected != hash.get<std::string>())
+        fail("committed", fmt::format("{} sampling: class {} had hash {}, now {}", model, name,
+                                      expected, hash.get<std::string>()));
+    }
     if (options_.only.empty() && hashes.size() != committed["models"].size())
       fail("committed",
            fmt::format("{} models, {} have hashes", hashes.size(), committed["models"].size()));
@@ -270,6 +324,7 @@ class Run {
   std::vector<std::string> isas_;
   std::map<std::pair<std::string, int>, std::unique_ptr<ops::Backend>> backends_;
   std::map<std::string, ContentHashes> known_;
+  std::map<std::string, Generations> generated_;
   int configurations_ = 0;
   int failures_ = 0;
 };

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds known mistakes into the cpu backend (MESH_MUTATE_* in src/backends/cpu) and requires that a
-# named check finds each of them: tests that cannot fail prove nothing.
+# Builds known mistakes into the cpu backend and the sampler (MESH_MUTATE_*) and requires that a named
+# check finds each of them: tests that cannot fail prove nothing.
 #
 #   tests/exactness/mutants.sh [BUILD_DIRECTORY] [NAME …]
 #
@@ -9,7 +9,8 @@ set -u
 source_dir=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$source_dir/build-mutants}
 [ $# -gt 0 ] && shift
-chosen=${*:-K_SPLIT_BY_THREADS SWAP_ROWS FRESH_KV MUL_ADD DROP_RESCALE STALE_SLOT}
+chosen=${*:-K_SPLIT_BY_THREADS SWAP_ROWS FRESH_KV MUL_ADD DROP_RESCALE STALE_SLOT KEY_WITHOUT_POSITION
+  DRAWS_IN_ORDER}
 
 # Which program must fail, on which arguments, and what it must say.
 check_of() {
@@ -20,6 +21,8 @@ check_of() {
     MUL_ADD) echo 'exactness_test --pairwise --fail-fast --only llama|FAIL (rows|long)' ;;
     DROP_RESCALE) echo 'exactness_test --pairwise --only pocket|FAIL committed pocket' ;;
     STALE_SLOT) echo 'exactness_test --pairwise --fail-fast --only llama|FAIL (rows|long).*not finite' ;;
+    KEY_WITHOUT_POSITION) echo 'exactness_test --pairwise --only pocket|FAIL committed pocket sampling' ;;
+    DRAWS_IN_ORDER) echo 'exactness_test --pairwise --only pocket|FAIL sampling pocket' ;;
     *) return 1 ;;
   esac
 }

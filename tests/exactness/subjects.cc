@@ -115,4 +115,11 @@ Result<Subject> make_long_subject() {
   return subject;
 }
 
+Result<Subject> make_small_subject() {
+  model::RandomModelOptions shape;
+  shape.vocabulary = 4099;
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, model::make_random_model(shape));
+  return make_subject("random-small", Size::kTiny, std::move(files));
+}
+
 }  // namespace mesh::exactness

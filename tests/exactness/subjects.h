@@ -31,4 +31,7 @@ Result<std::vector<Subject>> make_subjects(bool with_big);
 // Two layers, one sequence of 1,100 positions: more than two segments of attention.
 Result<Subject> make_long_subject();
 
+// Four layers and a vocabulary of several thousand, cheap enough to generate from.
+Result<Subject> make_small_subject();
+
 }  // namespace mesh::exactness
