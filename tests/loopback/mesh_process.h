@@ -37,6 +37,7 @@ class MeshProcess {
   // Exit status (128 + signal when killed), or -1 when it still runs at the deadline.
   int wait(std::chrono::milliseconds deadline);
   std::string output() const;
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_ = -1;
@@ -67,7 +68,7 @@ class Node {
   const std::string& url() const { return url_; }    // http://127.0.0.1:PORT, after listening()
   const std::string& peer() const { return peer_; }  // 127.0.0.1:PORT
   const std::string& data_dir() const { return data_dir_; }
-  MeshProcess& process() { return *process_; }
+  MeshProcess& process() const { return *process_; }
   bool ready(std::chrono::milliseconds deadline = std::chrono::seconds(30));
   // {"messages":[one user message], …extra}
   Reply ask(const std::string& question, const std::string& extra = "") const;
