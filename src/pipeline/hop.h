@@ -183,10 +183,10 @@ class Hop {
   void run_or_park(SequenceId id, Sequence& sequence, TokenId token);
   void resume(SequenceId id, Sequence& sequence);
   Result<void> grow(SequenceId id, Sequence& sequence, std::uint32_t positions);
-  void acknowledge(Sequence& sequence, std::size_t rows);  // to the stage before
+  void rows_done(Sequence& sequence, std::size_t rows);
   void acknowledge_late(PeerId from, const wire::StepMessage& step, std::size_t begin,
                         std::size_t end);
-  void tell_done(PeerId to, std::uint32_t rows);
+  void tell_done(PeerId to);
   void remember_closed(SequenceId id, const Sequence& sequence);
 
   // hop_step.cc

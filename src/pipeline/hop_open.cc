@@ -221,7 +221,8 @@ void Hop::end(SequenceId id) {
     return;
   }
   if (!sequence.first()) {
-    acknowledge(sequence, sequence.prompt_due);
+    rows_done(sequence, sequence.prompt_due);
+    tell_done(sequence.before());
     remember_closed(id, sequence);
   }
   pages_->release(id);

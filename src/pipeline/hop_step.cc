@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "base/limits.h"
@@ -99,14 +100,18 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
 // What the step leaves behind whoever of its sequences has ended meanwhile: measurements, pages
 // with known content, rows to acknowledge.
 void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output) {
+  std::set<PeerId> senders;
   for (std::size_t s = 0; s < flight.parts.size(); ++s) {
     const engine::BatchPart& part = flight.parts[s];
     const auto found = sequences_.find(part.sequence);
     MESH_CHECK(found != sequences_.end(), "a sequence ended while its rows were computed");
+    Sequence& sequence = found->second;
     const auto rows = static_cast<std::size_t>(part.rows);
-    if (!found->second.first())
-      acknowledge(found->second,
-                  found->second.prompt_rows(static_cast<std::uint32_t>(part.first_position), rows));
+    if (!sequence.first()) {
+      senders.insert(sequence.before());
+      rows_done(sequence,
+                sequence.prompt_rows(static_cast<std::uint32_t>(part.first_position), rows));
+    }
     if (!output.ok()) continue;
     rows_computed_ += rows;
     if (output->non_finite[s] == 0)
@@ -114,6 +119,7 @@ void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output
           part.sequence,
           std::span(flight.tokens).subspan(static_cast<std::size_t>(part.offset), rows));
   }
+  for (PeerId sender : senders) tell_done(sender);
   if (!output.ok()) return;
   const std::size_t prompt_rows = flight.tokens.size() - flight.decode_rows;
   metrics_.step(flight.decode_rows, prompt_rows, output->compute);

@@ -70,19 +70,20 @@ class Stage {
   void token(std::uint64_t id, std::uint32_t position, TokenId token = 5) {
     hop.on_tokens(kC, {{{SequenceId{id}, position, token, wire::Finish::kNone}}});
   }
-  // Runs what can be run.
-  std::size_t finish_all() {
-    const std::size_t before = compute.rows;
+  // Runs what can be run; how many rows that was.
+  std::uint64_t finish_all() {
+    const std::uint64_t before = hop.rows_computed();
     while (compute.finish_one()) {
     }
-    return compute.rows - before;
+    return hop.rows_computed() - before;
   }
   // All rows sent to a peer.
   std::vector<wire::StepRow> sent_rows(PeerId to) {
     std::vector<wire::StepRow> out;
-    for (const env::Frame& frame : transport.take(to, wire::FrameType::kStep))
-      for (const wire::StepRow& row : wire::decode_step(frame, kTestShape.row_bytes)->rows)
-        out.push_back(row);
+    for (const env::Frame& frame : transport.take(to, wire::FrameType::kStep)) {
+      const wire::StepMessage step = wire::decode_step(frame, kTestShape.row_bytes).value();
+      out.insert(out.end(), step.rows.begin(), step.rows.end());
+    }
     return out;
   }
   // What ROWS_DONE told a peer, each message.
@@ -403,6 +404,7 @@ TEST_F(ParkingTest, BlocksNobodyElse) {
     EXPECT_EQ(a.finish_all(), 1u);
   }
   EXPECT_EQ(a.hop.parked(), 1u);
+  a.sent_rows(kB);
   start(3);
 }
 
@@ -566,9 +568,7 @@ TEST(PromptRows, WaitForTheNextStageWhileDecodesRun) {
   EXPECT_EQ(a.finish_all(), 64u);
   a.hop.on_rows_done(kB, {0xFFFFFFFFu});
   EXPECT_EQ(a.finish_all(), 6 * 250u - 1024u - 64u);
-  EXPECT_EQ(a.metrics
-                .counter("mesh_backpressure_total", "", {{"where", "prompt_rows"}})
-                .value(),
+  EXPECT_EQ(a.metrics.counter("mesh_backpressure_total", "", {{"where", "prompt_rows"}}).value(),
             2);
 }
 
@@ -633,15 +633,18 @@ TEST(PromptRows, RandomTrafficLeaksNoWindowAndNoPages) {
     std::vector<SequenceId> open;
     const auto deliver = [&] {
       if (a.transport.sent.empty() && b.transport.sent.empty()) return;
-      Stage& from = b.transport.sent.empty() || (!a.transport.sent.empty() && random.below(2) == 0)
-                        ? a
-                        : b;
+      Stage& from =
+          b.transport.sent.empty() || (!a.transport.sent.empty() && random.below(2) == 0) ? a : b;
       auto [to, frame] = std::move(from.transport.sent.front());
       from.transport.sent.erase(from.transport.sent.begin());
       if (to == kB && frame.type == static_cast<std::uint8_t>(wire::FrameType::kStep))
         b.hop.on_step(kA, wire::decode_step(frame, kTestShape.row_bytes).value());
       if (to == kA && frame.type == static_cast<std::uint8_t>(wire::FrameType::kRowsDone))
         a.hop.on_rows_done(kB, wire::decode_rows_done(frame).value());
+      if (to == kC) {  // which computes at once
+        const wire::StepMessage rows = wire::decode_step(frame, kTestShape.row_bytes).value();
+        b.hop.on_rows_done(kC, {static_cast<std::uint32_t>(rows.rows.size())});
+      }
     };
     for (int step = 0; step < 2000; ++step) {
       const auto what = random.below(10);
@@ -717,10 +720,9 @@ TEST(AnswerTest, EndsWithLengthWhereAReplayWouldToo) {
   ASSERT_FALSE(c.open(open));
   c.hop.on_step(kB, c.rows(1, 0, 5));
   c.finish_all();
-  EXPECT_EQ(wire::decode_tokens(c.transport.take(kX, wire::FrameType::kTokens).at(0))
-                ->rows[0]
-                .finish,
-            wire::Finish::kLength);
+  EXPECT_EQ(
+      wire::decode_tokens(c.transport.take(kX, wire::FrameType::kTokens).at(0))->rows[0].finish,
+      wire::Finish::kLength);
 }
 
 TEST(AnswerTest, KeepsAHistoryWhenTokensArePenalised) {
@@ -775,10 +777,9 @@ TEST(AnswerTest, ScoresThePromptBeforeItsTokens) {
   EXPECT_EQ(told.rows[0].logprob, -0.5f);
   EXPECT_EQ(told.rows[2].top.size(), 2u);
   // The token's log-probabilities are the entry's alone.
-  EXPECT_EQ(wire::decode_tokens(c.transport.take(kX, wire::FrameType::kTokens).at(0))
-                ->rows[0]
-                .top.size(),
-            2u);
+  EXPECT_EQ(
+      wire::decode_tokens(c.transport.take(kX, wire::FrameType::kTokens).at(0))->rows[0].top.size(),
+      2u);
   const wire::Tokens bare =
       wire::decode_tokens(c.transport.take(kA, wire::FrameType::kTokens).at(0)).value();
   EXPECT_TRUE(bare.rows[0].top.empty());
