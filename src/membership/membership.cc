@@ -141,6 +141,10 @@ Actions Membership::handle(Instant now, std::int64_t unix_ms, PeerId from,
     case FrameType::kTokens:
     case FrameType::kClose:
     case FrameType::kFail:
+    case FrameType::kExtend:
+    case FrameType::kCredit:
+    case FrameType::kRowsDone:
+    case FrameType::kScores:
       break;
     default:
       if ((frame.flags & wire::kFlagOptional) == 0)
