@@ -127,12 +127,11 @@ Result<void> FakeCompute::check(const engine::StepJob& job) const {
     if (job.sample_rows[i] < 0 || job.sample_rows[i] >= static_cast<std::int32_t>(rows) ||
         (i > 0 && job.sample_rows[i] <= job.sample_rows[i - 1]))
       return wrong("sample_rows do not ascend within the rows");
-  std::vector<bool> used(config_.pages, false);
+  std::vector<int> users(config_.pages, 0);
   for (PageId page : job.pages) {
     if (page.value == 0 || page.value >= config_.pages)
       return wrong(fmt::format("page {} of {}", page.value, config_.pages));
-    if (used[page.value]) return wrong(fmt::format("page {} is owned twice", page.value));
-    used[page.value] = true;
+    ++users[page.value];
   }
   for (std::size_t s = 0; s < sequences; ++s) {
     const std::int32_t begin = job.row_start[s], end = job.row_start[s + 1];
@@ -147,6 +146,14 @@ Result<void> FakeCompute::check(const engine::StepJob& job) const {
       return wrong(fmt::format("positions {} to {}", job.positions[begin], job.kv_length[s]));
     if (pages * static_cast<std::int64_t>(config_.page_positions) < job.kv_length[s])
       return wrong(fmt::format("{} pages for {} positions", pages, job.kv_length[s]));
+    // Sequences with a common beginning read the same pages; what is written has one owner.
+    for (std::int32_t row = begin; row < end; ++row) {
+      const PageId page =
+          job.pages[static_cast<std::size_t>(job.page_start[s]) +
+                    static_cast<std::size_t>(job.positions[row]) / config_.page_positions];
+      if (users[page.value] > 1)
+        return wrong(fmt::format("page {} is written and used twice", page.value));
+    }
   }
   return {};
 }
@@ -195,8 +202,11 @@ Result<engine::StepOutput> FakeCompute::compute(const engine::StepJob& job) {
     for (std::size_t r = 0; r < job.rows(); ++r)
       std::memcpy(out.residual_out.data() + r * row_bytes, &values[r], sizeof(values[r]));
   }
-  for (std::int32_t r : job.sample_rows)
-    out.sampled.push_back({sample(values[r], config_.vocabulary), 0.0f, {}});
+  for (std::size_t i = 0; i < job.sample_rows.size(); ++i) {
+    TokenId token = sample(values[job.sample_rows[i]], config_.vocabulary);
+    if (!job.sampling.empty()) token = job.sampling[i].given.value_or(token);
+    out.sampled.push_back({token, 0.0f, {}});
+  }
   out.non_finite.assign(job.kv_length.size(), 0);
   return out;
 }

@@ -24,20 +24,38 @@ constexpr Duration kOpenModel = milliseconds(150);
 // One client: checks what its request gets, in the order in which it gets it.
 class FullMesh::Client : public pipeline::TokenSink {
  public:
-  Client(FullMesh& mesh, std::uint32_t entry, std::string name)
-      : mesh_(mesh), entry_(entry), name_(std::move(name)), progress_(mesh.world_.now()) {}
+  Client(FullMesh& mesh, std::uint32_t entry, std::string name,
+         const pipeline::GenerateParams& params, ClientHabits habits)
+      : mesh_(mesh),
+        entry_(entry),
+        name_(std::move(name)),
+        habits_(habits),
+        progress_(mesh.world_.now()) {
+    if (params.sampling.prompt_logprobs)
+      to_score_.assign(params.prompt.begin() + 1, params.prompt.end());
+  }
 
   void admitted() override {
     if (std::exchange(admitted_, true)) mesh_.violations_.add(name_ + " is admitted twice");
     progress();
   }
+  void prompt_scores(std::vector<SampledToken> scores) override {
+    for (const SampledToken& score : scores) {
+      if (to_score_.empty() || to_score_.front() != score.token)
+        return mesh_.violations_.add(name_ + " gets a score that is not its next one");
+      to_score_.pop_front();
+    }
+    progress();
+  }
   void token(const SampledToken& sampled) override {
     const TokenId id = sampled.token;
     if (!admitted_) mesh_.violations_.add(name_ + " gets a token before it is admitted");
+    if (!to_score_.empty()) mesh_.violations_.add(name_ + " gets a token before all scores");
     mesh_.requests_.token(name_, tokens_++, id);
     ++mesh_.counts_.tokens;
     progress();
-    if (cancel_after_ == tokens_) leave(mesh_.counts_.cancelled);
+    if (habits_.pause_after == tokens_) pause();
+    if (habits_.cancel_after == tokens_) leave(mesh_.counts_.cancelled);
   }
   void finished(wire::Finish reason) override {
     if (open_ && reason != expected_)
@@ -55,10 +73,10 @@ class FullMesh::Client : public pipeline::TokenSink {
     mesh_.world_.trace(name_ + " failed: " + why.message);
   }
 
-  void expect(SequenceId sequence, wire::Finish reason, std::optional<std::size_t> cancel_after) {
+  void expect(SequenceId sequence, wire::Finish reason, std::weak_ptr<Client> self) {
     sequence_ = sequence;
     expected_ = reason;
-    cancel_after_ = cancel_after;
+    self_ = std::move(self);
   }
   // Nobody waits for the answer any more: nothing may arrive from now on.
   void entry_crashed() {
@@ -67,8 +85,9 @@ class FullMesh::Client : public pipeline::TokenSink {
     give_up();
   }
   void check_progress() {
+    if (paused_) progress();
     const Duration still = mesh_.world_.now() - progress_;
-    if (!open_ || still <= kStall || std::exchange(stalled_, true)) return;
+    if (!open_ || still <= mesh_.options_.stall || std::exchange(stalled_, true)) return;
     mesh_.violations_.add(fmt::format("{} has stood still for {:.1f} s after {} tokens", name_,
                                       to_seconds(still), tokens_));
   }
@@ -77,6 +96,16 @@ class FullMesh::Client : public pipeline::TokenSink {
 
  private:
   void progress() { progress_ = mesh_.world_.now(); }
+  void pause() {
+    paused_ = true;
+    mesh_.node(entry_).driver().set_reading(sequence_, false);
+    mesh_.world_.after(habits_.pause, [self = self_] {
+      const std::shared_ptr<Client> client = self.lock();
+      if (!client || !client->open_) return;
+      client->paused_ = false;
+      client->mesh_.node(client->entry_).driver().set_reading(client->sequence_, true);
+    });
+  }
   void leave(std::size_t& count) {
     open_ = false;
     ++count;
@@ -91,12 +120,14 @@ class FullMesh::Client : public pipeline::TokenSink {
   FullMesh& mesh_;
   std::uint32_t entry_;
   std::string name_;
+  ClientHabits habits_;
   Instant progress_;
   SequenceId sequence_;
+  std::weak_ptr<Client> self_;
   wire::Finish expected_ = wire::Finish::kLength;
-  std::optional<std::size_t> cancel_after_;
+  std::deque<TokenId> to_score_;  // tokens of the prompt whose scores are to come
   std::size_t tokens_ = 0;
-  bool admitted_ = false, open_ = true, stalled_ = false;
+  bool admitted_ = false, open_ = true, stalled_ = false, paused_ = false;
 };
 
 FullMesh::FullMesh(FullMeshOptions options)
@@ -181,6 +212,7 @@ void FullMesh::crash(std::uint32_t n, bool silent) {
   if (silent) network_.silence(id(n));
   machine.last_events = machine.host->recent();
   machine.opening.cancel();
+  add_lives(counts_, machine.node->driver());
   machine.node.reset();
   machine.compute.reset();
   machine.transport.reset();
@@ -192,8 +224,20 @@ void FullMesh::crash(std::uint32_t n, bool silent) {
 
 // --- clients
 
-void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params,
-                      std::optional<std::size_t> cancel_after) {
+void FullMesh::add_lives(ClientCounts& counts, const pipeline::Driver& driver) {
+  counts.preemptions += driver.preemptions();
+  counts.parked += driver.releases();
+  counts.replays += driver.replays();
+}
+
+ClientCounts FullMesh::counts() const {
+  ClientCounts out = counts_;
+  for (const auto& [n, machine] : machines_)
+    if (machine.node != nullptr) add_lives(out, machine.node->driver());
+  return out;
+}
+
+void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params, ClientHabits habits) {
   const std::string request = fmt::format("request {} at {}", ++counts_.submitted, name(n));
   std::vector<TokenId> expected =
       FakeCompute::reference(compute_, params.prompt, params.new_tokens_max);
@@ -205,7 +249,7 @@ void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params,
   requests_.admitted(request, world_.now(),
                      world_.now() + limits::kOpenDeadline + limits::kRequestDeadline,
                      std::move(expected));
-  auto client = std::make_shared<Client>(*this, n, request);
+  auto client = std::make_shared<Client>(*this, n, request, params, habits);
   clients_.erase(std::remove_if(clients_.begin(), clients_.end(),
                                 [](const auto& old) { return !old->open(); }),
                  clients_.end());
@@ -213,7 +257,7 @@ void FullMesh::submit(std::uint32_t n, pipeline::GenerateParams params,
   std::shared_ptr<pipeline::TokenSink> sink = client;
   if (options_.wrap_sink) sink = options_.wrap_sink(std::move(sink));
   const SequenceId sequence = node(n).driver().start(std::move(params), std::move(sink));
-  client->expect(sequence, stops ? wire::Finish::kStop : wire::Finish::kLength, cancel_after);
+  client->expect(sequence, stops ? wire::Finish::kStop : wire::Finish::kLength, client);
 }
 
 void FullMesh::submit_random(std::uint32_t n, Prng& random, bool plain) {
@@ -222,17 +266,33 @@ void FullMesh::submit_random(std::uint32_t n, Prng& random, bool plain) {
   const std::uint64_t prompt = 1 + random.below(!plain && random.below(8) == 0 ? 1300 : 60);
   while (params.prompt.size() < prompt)
     params.prompt.push_back(static_cast<TokenId>(random.below(compute_.vocabulary)));
-  params.new_tokens_max = static_cast<std::uint32_t>(1 + random.below(60));
+  if (random.below(4) == 0)
+    for (std::size_t i = 0; i < std::min<std::size_t>(params.prompt.size(), 150); ++i)
+      params.prompt[i] = static_cast<TokenId>(i);
+  const std::uint64_t pool = (options_.pages - 1) * std::uint64_t{kvcache::kPagePositions};
+  const std::uint64_t room = pool > prompt ? pool - prompt : 1;
+  params.new_tokens_max = static_cast<std::uint32_t>(
+      1 + random.below(std::min<std::uint64_t>(options_.answer_max, room)));
+  if (random.below(4) == 0) params.sampling.repetition_penalty = 1.1f;
+  if (random.below(4) == 0) params.sampling.presence_penalty = 0.5f;
+  if (random.below(8) == 0) {
+    params.sampling.prompt_logprobs = true;
+    params.sampling.logprobs = 1;
+  }
   if (random.below(4) == 0) {
     const std::vector<TokenId> all =
         FakeCompute::reference(compute_, params.prompt, params.new_tokens_max);
     params.sampling.stop_ids = {all[random.below(all.size())]};
     if (params.sampling.stop_ids.front() == all.front()) params.sampling.stop_ids.clear();
   }
-  std::optional<std::size_t> cancel_after;
+  ClientHabits habits;
   if (!plain && random.below(10) == 0)
-    cancel_after = static_cast<std::size_t>(1 + random.below(10));
-  submit(n, std::move(params), cancel_after);
+    habits.cancel_after = static_cast<std::size_t>(1 + random.below(10));
+  if (random.below(8) < options_.slow_readers) {
+    habits.pause_after = static_cast<std::size_t>(1 + random.below(20));
+    habits.pause = milliseconds(static_cast<std::int64_t>(random.below(6000)));
+  }
+  submit(n, std::move(params), habits);
 }
 
 // --- questions
@@ -291,6 +351,8 @@ void FullMesh::check_running() {
     epochs_.seen(name(n), node.membership().plan().epoch);
     check_limit(name(n) + " bytes of layers held", cost_.bytes(own.layers), own.memory_for_model,
                 violations_);
+    check_limit(name(n) + " waiting requests", machine.node->driver().waiting(),
+                limits::kWaitingRequests, violations_);
     check_limit(name(n) + " members", node.membership().members().size(), limits::kPeers,
                 violations_);
     const pipeline::Hop* const hop = node.hop();
@@ -317,6 +379,8 @@ void FullMesh::check_idle() {
     else
       violations_.add(fmt::format("{} has no route: {}", name(n), route.error().message));
     check_limit(name(n) + " running requests when idle", machine.node->driver().running(), 0,
+                violations_);
+    check_limit(name(n) + " waiting requests when idle", machine.node->driver().waiting(), 0,
                 violations_);
     const pipeline::Hop* const hop = machine.node->hop();
     if (hop == nullptr) continue;

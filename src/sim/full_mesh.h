@@ -31,6 +31,12 @@ struct FullMeshOptions {
   std::map<std::uint32_t, LayerRange> pinned;  // by node number
   double memory = 1;                           // of each node, as a share of the whole model
   std::uint32_t pages = 400;                   // KV pages of each node, page 0 included
+  // Of submit_random(): answers up to so long, and of eight clients so many that pause.
+  std::uint32_t answer_max = 60;
+  std::uint32_t slow_readers = 0;
+  // Nothing hangs: suspicion of a silent node, then 3 s, then the slowest ring of these links. More
+  // where requests wait for pages.
+  Duration stall = seconds(8);
   LinkQuality link;
   // Replaceable, so that a test can break them and see the checkers speak up. Empty: FakeCompute,
   // the client's own sink.
@@ -45,6 +51,16 @@ struct ClientCounts {
   std::size_t lost = 0;                       // their entry crashed
   std::map<std::string, std::size_t> failed;  // by the name of the code
   std::uint64_t tokens = 0;
+  // What the drivers of all entries did.
+  std::uint64_t preemptions = 0;  // for want of pages
+  std::uint64_t parked = 0;       // pages given up for want of a reader
+  std::uint64_t replays = 0;
+};
+
+struct ClientHabits {
+  std::optional<std::size_t> cancel_after = std::nullopt;  // tokens; then it leaves
+  std::optional<std::size_t> pause_after = std::nullopt;   // tokens; then it reads nothing for
+  Duration pause{};
 };
 
 // Nodes are numbered from 1; node n has the id ControlMesh::id(n) and the name "n0001".
@@ -59,7 +75,7 @@ class FullMesh {
   SimNetwork& network() { return network_; }
   Violations& violations() { return violations_; }
   const FakeComputeConfig& compute() const { return compute_; }
-  const ClientCounts& counts() const { return counts_; }
+  ClientCounts counts() const;
 
   void start(std::uint32_t n);
   // Destroys the node and with it the requests that it was the entry of; with `silent` its peers
@@ -71,11 +87,10 @@ class FullMesh {
   static PeerId id(std::uint32_t n);
 
   // A client asks node n, which runs. Its tokens must be FakeCompute::reference() up to the first
-  // stop id. With `cancel_after` the client leaves after so many tokens.
-  void submit(std::uint32_t n, pipeline::GenerateParams params,
-              std::optional<std::size_t> cancel_after = std::nullopt);
-  // A random request: short, perhaps with a stop id; unless `plain` also long prompts and clients
-  // that leave.
+  // stop id, whatever is preempted meanwhile.
+  void submit(std::uint32_t n, pipeline::GenerateParams params, ClientHabits habits = {});
+  // A random request: short, perhaps with a stop id, a prompt that begins as others do, penalties
+  // or log-probabilities; unless `plain` also long prompts and clients that leave.
   void submit_random(std::uint32_t n, Prng& random, bool plain = false);
   std::size_t open_requests() const { return requests_.open_count(); }
 
@@ -87,17 +102,15 @@ class FullMesh {
   bool drain(Duration limit);
 
   // What must hold at any moment: pages, memory, tables, epochs, and that no open request has stood
-  // still for kStall.
+  // still for so long.
   void check_running();
-  // What must hold when nothing runs any more: routes, records, no pages in use, no sequences.
+  // What must hold when nothing runs any more: routes, records, no pages in use, no sequences,
+  // nobody waiting.
   void check_idle();
   // At the end of the run.
   void finish() { requests_.finish(); }
   // The last events of every node, oldest first.
   std::vector<std::string> recent(std::size_t per_node) const;
-
-  // Nothing hangs: suspicion of a silent node, then 3 s, then the slowest ring of these links.
-  static constexpr Duration kStall = seconds(8);
 
  private:
   class Client;
@@ -113,6 +126,7 @@ class FullMesh {
     std::deque<std::string> last_events;  // of earlier lives
   };
   node::NodeConfig config(std::uint32_t n) const;
+  static void add_lives(ClientCounts& counts, const pipeline::Driver& driver);
   void open_model(std::uint32_t n);
 
   FullMeshOptions options_;

@@ -54,8 +54,12 @@ class Run {
       const std::uint32_t each = (run_.layers + run_.nodes - 2) / (run_.nodes - 1);
       out.memory = static_cast<double>(each) / run_.layers;
     }
-    // And some run out of pages now and then.
+    // And some run out of pages now and then, or often.
     if (run_.faults && random_.below(4) == 0) out.pages = 40;
+    out.slow_readers = 1;
+    if (run_.pages > 0) out.pages = run_.pages;
+    out.answer_max = run_.answer_max;
+    if (run_.pages > 0 || run_.answer_max > 60) out.stall = seconds(60);
     return out;
   }
 

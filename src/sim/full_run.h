@@ -18,6 +18,8 @@ struct FullRun {
   std::uint32_t requests = 60;  // spread over them
   bool faults = true;           // crashes, cuts, bad links, late joins
   std::uint32_t min_nodes = 1;
+  std::uint32_t pages = 0;        // KV pages of each node; 0: enough, mostly
+  std::uint32_t answer_max = 60;  // tokens
 };
 
 struct FullOutcome {

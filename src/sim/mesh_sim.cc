@@ -20,6 +20,8 @@ struct Options {
   std::uint32_t requests = 60;
   std::string faults = "on";
   std::uint32_t min_nodes = 1;
+  std::uint32_t pages = 0;
+  std::uint32_t answer_max = 60;
   std::uint32_t nodes = 10;
   std::uint32_t layers = 24;
   std::uint64_t seed = 1;
@@ -111,6 +113,8 @@ FullRun full_run(const Options& options, std::uint64_t seed) {
   run.requests = options.requests;
   run.faults = options.faults == "on";
   run.min_nodes = options.min_nodes;
+  run.pages = options.pages;
+  run.answer_max = options.answer_max;
   return run;
 }
 
@@ -119,13 +123,14 @@ void print_full(const FullOutcome& outcome) {
   for (const auto& [code, count] : outcome.clients.failed)
     failed += fmt::format("{}{} {}", failed.empty() ? "" : ", ", count, code);
   fmt::print(
-      "  requests {} finished {} failed {} ({}) cancelled {} lost {} tokens {} plans {} stands "
-      "after {:.1f} s\n",
+      "  requests {} finished {} failed {} ({}) cancelled {} lost {} tokens {} preemptions {} "
+      "parked {} replays {} plans {} stands after {:.1f} s\n",
       outcome.clients.submitted, outcome.clients.finished,
       outcome.clients.submitted - outcome.clients.finished - outcome.clients.cancelled -
           outcome.clients.lost,
       failed, outcome.clients.cancelled, outcome.clients.lost, outcome.clients.tokens,
-      outcome.plans, to_seconds(outcome.settled));
+      outcome.clients.preemptions, outcome.clients.parked, outcome.clients.replays, outcome.plans,
+      to_seconds(outcome.settled));
   for (const std::string& event : outcome.recent) fmt::print("    {}\n", event);
 }
 
@@ -141,6 +146,9 @@ struct Totals {
     clients.cancelled += outcome.clients.cancelled;
     clients.lost += outcome.clients.lost;
     clients.tokens += outcome.clients.tokens;
+    clients.preemptions += outcome.clients.preemptions;
+    clients.parked += outcome.clients.parked;
+    clients.replays += outcome.clients.replays;
     for (const auto& [code, count] : outcome.clients.failed) clients.failed[code] += count;
     if (outcome.settled <= slowest) return;
     slowest = outcome.settled;
@@ -150,10 +158,11 @@ struct Totals {
     std::string failed;
     for (const auto& [code, count] : clients.failed) failed += fmt::format(", {} {}", count, code);
     fmt::print(
-        "ALL {} seeds, {} bad: {} requests, {} finished, {} cancelled, {} lost{}; {} tokens; "
-        "slowest stand {:.1f} s (seed {})\n",
+        "ALL {} seeds, {} bad: {} requests, {} finished, {} cancelled, {} lost{}; {} tokens, {} "
+        "preemptions, {} parked, {} replays; slowest stand {:.1f} s (seed {})\n",
         seeds, bad, clients.submitted, clients.finished, clients.cancelled, clients.lost, failed,
-        clients.tokens, to_seconds(slowest), slowest_seed);
+        clients.tokens, clients.preemptions, clients.parked, clients.replays, to_seconds(slowest),
+        slowest_seed);
   }
 };
 
@@ -177,14 +186,18 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--faults", options.faults, "with --full: on or off")
       ->check(CLI::IsMember({"on", "off"}));
   app.add_option("--min-nodes", options.min_nodes, "with --full: nodes before the first plan");
+  app.add_option("--pages", options.pages, "with --full: KV pages of each node, 0: enough, mostly");
+  app.add_option("--answer-max", options.answer_max, "with --full: tokens of the longest answer")
+      ->check(CLI::Range(1u, 2000u));
 }
 
 std::string replay_command(const Options& options) {
   std::string out = fmt::format("mesh_sim --nodes {} --layers {} --seconds {}", options.nodes,
                                 options.layers, options.seconds);
   if (options.full)
-    out += fmt::format(" --full --requests {} --faults {} --min-nodes {}", options.requests,
-                       options.faults, options.min_nodes);
+    out += fmt::format(
+        " --full --requests {} --faults {} --min-nodes {} --pages {} --answer-max {}",
+        options.requests, options.faults, options.min_nodes, options.pages, options.answer_max);
   return out;
 }
 

@@ -74,6 +74,65 @@ TEST(FullMesh, FaultsEndInAFullPipeline) {
   }
 }
 
+// A few sequences fill the pools; they grow, give way and are replayed, and the tokens stay the
+// same.
+TEST(FullMesh, CrowdedPoolsPreemptAndReplay) {
+  std::uint64_t preemptions = 0, replays = 0;
+  for (const std::uint32_t nodes : {1u, 3u}) {
+    SCOPED_TRACE(nodes);
+    FullRun run = quiet(nodes);
+    run.min_nodes = nodes;
+    run.pages = 25;
+    run.answer_max = 500;
+    run.requests = 40;
+    const FullOutcome outcome = run_full(run);
+    EXPECT_TRUE(outcome.violations.empty()) << list(outcome.violations);
+    EXPECT_EQ(outcome.clients.finished + outcome.clients.cancelled, outcome.clients.submitted);
+    preemptions += outcome.clients.preemptions;
+    replays += outcome.clients.replays;
+  }
+  EXPECT_GT(preemptions, 0u);
+  EXPECT_GT(replays, 0u);
+}
+
+TEST(FullMesh, SlowReadersAreParkedAndComeBack) {
+  FullMeshOptions options;
+  options.min_nodes = 3;
+  options.slow_readers = 8;
+  options.answer_max = 400;
+  FullMesh mesh(options);
+  for (std::uint32_t n = 1; n <= 3; ++n) mesh.start(n);
+  ASSERT_TRUE(mesh.settle(seconds(10))) << mesh.state();
+  Prng random(5);
+  for (int i = 0; i < 20; ++i) mesh.submit_random(1 + i % 3, random, true);
+  EXPECT_TRUE(mesh.drain(seconds(60)));
+  mesh.world().run_for(seconds(1));
+  mesh.check_idle();
+  mesh.finish();
+  EXPECT_TRUE(mesh.violations().empty()) << list(mesh.violations());
+  EXPECT_EQ(mesh.counts().finished, 20u);
+  EXPECT_GT(mesh.counts().parked, 0u);
+  EXPECT_EQ(mesh.counts().preemptions, 0u);
+  EXPECT_EQ(mesh.counts().replays, mesh.counts().parked);
+}
+
+TEST(FullMesh, CrowdedPoolsSurviveFaults) {
+  std::uint64_t preemptions = 0, parked = 0;
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    FullRun run;
+    run.seed = seed;
+    run.pages = 30;
+    run.answer_max = 500;
+    const FullOutcome outcome = run_full(run);
+    ASSERT_TRUE(outcome.violations.empty()) << list(outcome.violations);
+    preemptions += outcome.clients.preemptions;
+    parked += outcome.clients.parked;
+  }
+  EXPECT_GT(preemptions, 0u);
+  EXPECT_GT(parked, 0u);
+}
+
 TEST(FullMesh, SameSeedSameTrace) {
   FullRun run;
   run.seed = 4;
@@ -119,7 +178,11 @@ class BrokenSink : public pipeline::TokenSink {
   enum class Fault { kRepeat, kSwallow, kNoEnd };
   BrokenSink(std::shared_ptr<TokenSink> inner, Fault fault)
       : inner_(std::move(inner)), fault_(fault) {}
+  void cached(std::uint32_t positions) override { inner_->cached(positions); }
   void admitted() override { inner_->admitted(); }
+  void prompt_scores(std::vector<SampledToken> scores) override {
+    inner_->prompt_scores(std::move(scores));
+  }
   void token(const SampledToken& id) override {
     if (++count_ == 2 && fault_ == Fault::kSwallow) return;
     inner_->token(id);
