@@ -111,7 +111,8 @@ Result<void> LocalNode::Impl::open_device() {
 Result<void> LocalNode::Impl::open_transport() {
   io = std::make_unique<net::IoThread>();
   transport = std::make_unique<net::TlsTransport>(*io, loop, *events, credentials->identity());
-  env = std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events, metrics});
+  env =
+      std::make_unique<env::Env>(env::Env{loop, loop, loop, random, *transport, *events, metrics});
   if (options.listen.host.empty()) return {};
   // Every node of a machine takes two ports, so the peers' ports are two apart.
   Error last(Code::kUnavailable, "no port tried");
@@ -177,15 +178,11 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
   engine_options.stage.kv_bytes = memory / kKvShareOfMemory;
   engine_options.stage.memory_bytes = memory;
   engine_options.now = [this] { return loop.now(); };
-  const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
-  if (stop_ids.size() > limits::kStopIds)
-    return Error(Code::kUnsupported,
-                 fmt::format("model {} names {} end tokens, the limit is {}", opened.files.name,
-                             stop_ids.size(), limits::kStopIds));
+  ModelRules rules{opened.spec.stop_ids, opened.sampling, opened.spec.vocabulary};
   MESH_ASSIGN_OR_RETURN(
       compute, engine::EngineCompute::make(std::move(backend), std::move(opened.files), loop,
                                            std::move(engine_options)));
-  serving->set_text(std::move(text), stop_ids);
+  serving->set_model(std::move(text), std::move(rules));
   node->attach_model(std::move(opened.local), *compute);
   return {};
 }

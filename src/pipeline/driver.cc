@@ -100,6 +100,9 @@ void Driver::accept_token(SequenceId sequence, const wire::TokenRow& row, PeerId
   if (row.finish != wire::Finish::kStop) {
     const std::shared_ptr<TokenSink> sink = request.sink;
     sink->token({row.token, row.logprob, row.top});
+  } else {
+    const std::shared_ptr<TokenSink> sink = request.sink;
+    sink->stop_token(row.token);
   }
   if (row.finish != wire::Finish::kNone && requests_.contains(sequence))
     finish(sequence, row.finish);
@@ -122,6 +125,14 @@ void Driver::fail(SequenceId sequence, const Error& why) {
 void Driver::cancel(SequenceId sequence) {
   const auto node = requests_.extract(sequence);
   if (!node.empty()) close_stages(sequence, node.mapped());
+}
+
+void Driver::set_reading(SequenceId, bool) {}
+
+std::size_t Driver::waiting() const {
+  return static_cast<std::size_t>(
+      std::count_if(requests_.begin(), requests_.end(),
+                    [](const auto& entry) { return entry.second.phase != Phase::kRunning; }));
 }
 
 // Best effort: a stage that cannot be reached frees its pages when it loses the link to this entry.

@@ -25,12 +25,19 @@ struct GenerateParams {
 };
 
 // Receives one sequence: admitted once, then tokens in order, then exactly one of finished and
-// failed; or failed alone.
+// failed; or failed alone. What has an empty body here is told only to sinks that want it.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void admitted() = 0;
   virtual void token(const SampledToken& token) = 0;  // a stop token is not delivered
+  // The stop token that ends the sequence; right before finished(kStop).
+  virtual void stop_token(TokenId) {}
+  // Tokens of the prompt after the first, in order and before the first token of the answer
+  // (SamplingParams::prompt_logprobs).
+  virtual void prompt_scores(std::vector<SampledToken>) {}
+  // So many tokens of the prompt were found in the prefix cache; before admitted().
+  virtual void cached(std::uint32_t) {}
   virtual void finished(wire::Finish reason) = 0;
   virtual void failed(const Error& why) = 0;
 };
@@ -53,6 +60,8 @@ class Driver {
   SequenceId start(GenerateParams params, std::shared_ptr<TokenSink> sink);
   // Ends it everywhere; nothing more reaches the sink. Unknown sequences are ignored.
   void cancel(SequenceId sequence);
+  // Whether its client keeps up.
+  void set_reading(SequenceId sequence, bool reading);
 
   void on_open_reply(PeerId from, const wire::OpenReply& reply);
   void on_tokens(PeerId from, const wire::Tokens& tokens);
@@ -63,6 +72,10 @@ class Driver {
   void tick(Instant now);
 
   std::size_t running() const { return requests_.size(); }
+  // Sequences whose stages have not all admitted them yet.
+  std::size_t waiting() const;
+  // In how many seconds a further request is likely to be admitted, at least 1.
+  std::uint32_t retry_after_s() const { return 1; }
   // Tokens delivered per second over the last second or so.
   double tokens_per_s() const { return tokens_per_s_; }
 
