@@ -65,7 +65,7 @@ Generation::Generation(World world, std::string id, RequestPlan plan,
       submitted_(world_.env.clock.now()) {}
 
 void Generation::start(std::vector<PreparedPrompt> prompts) {
-  MESH_CHECK(choices_.empty() && !prompts.empty(), "a request is started once, with a prompt");
+  MESH_CHECK(choices_.empty() && prompts.size() == plan_.prompts, "a request is started once");
   const bool scores = plan_.sampling.prompt_logprobs;
   choices_.resize(prompts.size() * plan_.sequences);
   open_ = choices_.size();

@@ -33,6 +33,7 @@ Result<void> plan_choices(const GenerateRequest& request, RequestPlan& plan) {
   if (request.best_of != 0 && request.best_of < request.n)
     return invalid(
         fmt::format("best_of is {}, it must not be less than n, {}", request.best_of, request.n));
+  plan.prompts = request.prompts.size();
   plan.choices = request.n;
   plan.sequences = std::max(request.n, request.best_of);
   const std::uint64_t all = std::uint64_t{plan.sequences} * request.prompts.size();

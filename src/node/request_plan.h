@@ -21,6 +21,7 @@ struct ModelRules {
 };
 
 struct RequestPlan {
+  std::size_t prompts = 1;
   std::uint32_t choices = 1;    // shown of each prompt
   std::uint32_t sequences = 1;  // made of each prompt; more than choices: the best are shown
   // Of every sequence but for `choice`. min_tokens is cut to the sequence's length when it starts.
@@ -32,6 +33,7 @@ struct RequestPlan {
   bool echo = false;
   bool score_only = false;  // max_tokens 0: the prompt is read and nothing is said
 
+  std::size_t all_sequences() const { return prompts * sequences; }  // ≤ kSequencesPerRequest
   bool picks_best() const { return sequences > choices; }
 };
 

@@ -82,19 +82,21 @@ Result<RequestPlan> Serving::admit(const GenerateRequest& request) {
   if (requests_.contains(request.request_id))
     return Error(Code::kInvalidArgument,
                  fmt::format("request {} runs already", request.request_id));
-  std::size_t waiting = node_.driver().waiting();
-  for (const auto& [id, generation] : requests_)
-    if (generation->encoding()) waiting += generation->plan().sequences;
-  if (waiting >= limits::kWaitingRequests)
-    return Error(Code::kResourceExhausted,
-                 fmt::format("{} requests are waiting on this node already, at most {} may",
-                             waiting, limits::kWaitingRequests),
-                 true);
   if (const Result<pipeline::RouteChoice> route = node_.choose_route(); !route.ok())
     return route.error();
   if (!text_) return no_text();
   const std::uint64_t seed = request.sampling.seed.has_value() ? 0 : env_.random.next_u64();
-  return plan_request(request, rules_, seed);
+  MESH_ASSIGN_OR_RETURN(RequestPlan plan, plan_request(request, rules_, seed));
+  // All of its sequences find room or the request is not begun.
+  std::size_t waiting = node_.driver().waiting();
+  for (const auto& [id, generation] : requests_)
+    if (generation->encoding()) waiting += generation->plan().all_sequences();
+  if (waiting + plan.all_sequences() > limits::kWaitingRequests)
+    return Error(Code::kResourceExhausted,
+                 fmt::format("{} answers are waiting on this node already, at most {} may", waiting,
+                             limits::kWaitingRequests),
+                 true);
+  return plan;
 }
 
 void Serving::encode(GenerateRequest request, const Generation& generation) {

@@ -243,6 +243,21 @@ TEST_F(ServingTest, TooManyWaitingRequestsAreTurnedAway) {
   pool.stop();
 }
 
+TEST_F(ServingTest, ARequestIsTakenWithAllItsSequencesOrNotAtAll) {
+  ready();
+  std::promise<void> go;
+  ASSERT_TRUE(pool.submit([hold = go.get_future().share()] { hold.wait(); }).ok());
+  auto first = std::make_shared<Client>(), large = std::make_shared<Client>();
+  serving->generate(ids("r1", 1), first);
+  serving->generate(ids("r2", 1, limits::kSequencesPerRequest), large);
+  mesh.loop.run_ready();
+  EXPECT_FALSE(first->error);
+  ASSERT_TRUE(large->error);
+  EXPECT_EQ(large->error->code, Code::kResourceExhausted);
+  go.set_value();
+  pool.stop();
+}
+
 TEST_F(ServingTest, TextsAndTokensAreTurnedIntoEachOther) {
   std::optional<Result<std::vector<TokenText>>> tokens;
   std::optional<Result<std::string>> back;
