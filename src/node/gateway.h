@@ -49,18 +49,23 @@ struct GenerateRequest {
   std::uint32_t n = 1;  // choices of each prompt
   std::uint32_t best_of =
       0;  // > n: so many are made, those with the best mean log-probability stay
+  // Found wherever tokens are cut; of several the one that is complete first ends the answer. Text
+  // of the first min_tokens tokens is not searched.
   std::vector<std::string> stop;
   std::vector<TokenId> stop_token_ids;    // besides the model's own
   bool ignore_eos = false;                // the model's own end tokens do not end the answer
   bool include_stop = false;              // the stop string belongs to the answer
   std::optional<std::uint32_t> logprobs;  // 0: of the chosen tokens only
-  bool echo = false;                      // the prompt comes first, with its log-probabilities
+  bool echo = false;                      // the prompt comes first, with its log-probabilities;
+                                          // with max_tokens 0 nothing follows
 };
 
 struct Usage {
-  std::uint32_t prompt_tokens = 0;      // every prompt counted once
-  std::uint32_t completion_tokens = 0;  // of all choices; stop tokens and overshoot not counted
-  std::uint32_t cached_tokens = 0;      // of the prompts, found in the prefix cache
+  std::uint32_t prompt_tokens = 0;  // every prompt counted once
+  // Of all choices that are shown. Stop tokens do not count; of a stop string the tokens up to and
+  // including the one that completes it do, what the mesh computed beyond does not.
+  std::uint32_t completion_tokens = 0;
+  std::uint32_t cached_tokens = 0;  // of the prompts, found in the prefix cache
 };
 
 struct Timings {
@@ -94,7 +99,8 @@ struct Piece {
 class GenerateSink {
  public:
   virtual ~GenerateSink() = default;
-  virtual void on_start(const Usage& prompt) = 0;  // all choices admitted
+  // All choices are admitted, or the first piece is there.
+  virtual void on_start(const Usage& prompt) = 0;
   virtual void on_piece(std::uint32_t choice, Piece piece) = 0;
   // `stop`: the stop string or the id of the stop token that ended it, "" for the model's own.
   virtual void on_choice_end(std::uint32_t choice, FinishReason reason, std::string stop) = 0;

@@ -201,15 +201,11 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
   engine_options.stage.memory_bytes = memory;
   engine_options.stage.progress = hooks.loading;
   engine_options.now = [this] { return loop.now(); };
-  const std::vector<TokenId> stop_ids = opened.spec.stop_ids;
-  if (stop_ids.size() > limits::kStopIds)
-    return Error(Code::kUnsupported,
-                 fmt::format("model {} names {} end tokens, the limit is {}", opened.files.name,
-                             stop_ids.size(), limits::kStopIds));
+  ModelRules rules{opened.spec.stop_ids, opened.sampling, opened.spec.vocabulary};
   MESH_ASSIGN_OR_RETURN(
       compute, engine::EngineCompute::make(std::move(backend), std::move(opened.files), loop,
                                            std::move(engine_options)));
-  serving->set_text(std::move(text), stop_ids);
+  serving->set_model(std::move(text), std::move(rules));
   node->attach_model(std::move(opened.local), *compute);
   return {};
 }

@@ -39,7 +39,7 @@ MeshNode::MeshNode(env::Env& env, const membership::Verifier& verifier, NodeConf
       hooks_(std::move(hooks)),
       membership_(membership_config(env, verifier, config_)),
       planner_({env.transport.self(), config_.min_nodes}),
-      driver_(env, [this] { return choose_route(); }),
+      driver_(env, [this] { return choose_route(); }, pipeline::DriverOptions{config_.max_queue}),
       counters_published_(env.clock.now()) {
   own_.node = env.transport.self();
   own_.incarnation = static_cast<std::uint64_t>(env.clock.unix_milliseconds());

@@ -32,9 +32,12 @@ Result<OpenedModel> open_local_model(const std::string& spec_text,
   const std::string context = fmt::format("model {} ({})", files.name, files.origin);
   Result<model::ModelSpec> spec = model::parse_config(files);
   if (!spec.ok()) return spec.error().with_context(context);
+  const Result<model::SamplingDefaults> sampling =
+      model::parse_sampling_defaults(files.generation_config_json);
+  if (!sampling.ok()) return sampling.error().with_context(context);
   const Result<model::Fingerprint> print = model::fingerprint(*spec, *files.tensors);
   if (!print.ok()) return print.error().with_context(context);
-  OpenedModel opened{std::move(files), *spec, {}};
+  OpenedModel opened{std::move(files), *spec, *sampling, {}};
   wire::ModelIdentity& identity = opened.local.identity;
   identity.name = opened.files.name;
   identity.fingerprint = print->value;

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "formats/model_files.h"
+#include "model/generation_config.h"
 #include "model/spec.h"
 #include "node/mesh_node.h"
 
@@ -14,11 +15,13 @@ namespace mesh::node {
 struct OpenedModel {
   formats::ModelFiles files;
   model::ModelSpec spec;
+  model::SamplingDefaults sampling;
   LocalModel local;
 };
 
 // Opens, parses and fingerprints; reads 512 bytes of each tensor. Blocks on files.
-// Errors: those of formats::open_model, model::parse_config and model::fingerprint.
+// Errors: those of formats::open_model, model::parse_config,
+// model::parse_sampling_defaults and model::fingerprint.
 Result<OpenedModel> open_local_model(const std::string& spec, const formats::HubEnvironment& hub);
 
 // The model of the mesh among what is here: the built-in one, or the same name in the Hugging Face

@@ -4,119 +4,123 @@
 #include <utility>
 
 #include "base/limits.h"
-#include "text/detokenizer.h"
 
 namespace mesh::node {
+namespace {
 
-// One answer on its way out: detokenises, counts, and tells the client's sink.
-class Serving::Answer : public pipeline::TokenSink {
- public:
-  Answer(Serving& serving, std::string request_id, std::shared_ptr<GenerateSink> sink,
-         std::shared_ptr<const TextService> text, std::uint32_t prompt_tokens, Instant submitted)
-      : serving_(serving),
-        request_id_(std::move(request_id)),
-        sink_(std::move(sink)),
-        text_(std::move(text)),
-        detokenizer_(text_->tokenizer(), /*skip_special=*/true),
-        submitted_(submitted) {
-    usage_.prompt_tokens = prompt_tokens;
+Error no_text() {
+  return Error(Code::kUnavailable, "the model is still being loaded", true);
+}
+
+// On the blocking pool.
+Result<std::vector<PreparedPrompt>> prepare(const GenerateRequest& request, const TextService& text,
+                                            std::uint32_t vocabulary, std::int64_t unix_seconds) {
+  std::vector<PreparedPrompt> out;
+  for (const PromptInput& input : request.prompts) {
+    PreparedPrompt prompt;
+    MESH_ASSIGN_OR_RETURN(prompt.ids, text.encode(input, vocabulary, unix_seconds));
+    if (request.echo) prompt.echo = text.shown_prompt(input, prompt.ids);
+    out.push_back(std::move(prompt));
   }
+  return out;
+}
 
-  void admitted() override { sink_->on_start(usage_); }
-
-  void token(const SampledToken& token) override {
-    const Instant now = serving_.env_.clock.now();
-    if (usage_.completion_tokens == 0) first_ = now;
-    last_ = now;
-    ++usage_.completion_tokens;
-    std::string piece = detokenizer_.push(token.token);
-    if (!piece.empty()) sink_->on_piece(0, {std::move(piece), {}});
-  }
-
-  void finished(wire::Finish reason) override {
-    std::string rest = detokenizer_.finish();
-    if (!rest.empty()) sink_->on_piece(0, {std::move(rest), {}});
-    Timings timings;
-    if (usage_.completion_tokens > 0) {
-      timings.prompt = first_ - submitted_;
-      timings.generation = last_ - first_;
-    }
-    serving_.requests_.erase(request_id_);
-    sink_->on_choice_end(
-        0, reason == wire::Finish::kLength ? FinishReason::kLength : FinishReason::kStop, "");
-    sink_->on_end(usage_, timings);
-  }
-
-  void failed(const Error& why) override { serving_.fail(request_id_, why); }
-
- private:
-  Serving& serving_;
-  std::string request_id_;
-  std::shared_ptr<GenerateSink> sink_;
-  std::shared_ptr<const TextService> text_;
-  text::Detokenizer detokenizer_;
-  Usage usage_;
-  Instant submitted_, first_, last_;
-};
+}  // namespace
 
 Serving::Serving(env::Env& env, MeshNode& node, env::BlockingPool& blocking)
-    : env_(env), node_(node), blocking_(blocking), status_(std::make_shared<MeshStatus>()) {}
+    : env_(env),
+      node_(node),
+      blocking_(blocking),
+      metrics_(env.metrics),
+      status_(std::make_shared<MeshStatus>()) {}
 
-// The driver's sinks refer to this object.
+// Requests refer to this object.
 Serving::~Serving() {
-  for (const auto& [id, entry] : requests_)
-    if (entry.sequence.has_value()) node_.driver().cancel(*entry.sequence);
+  for (const auto& [id, generation] : requests_) generation->abandon();
 }
 
-void Serving::set_text(std::shared_ptr<const TextService> text, std::vector<TokenId> stop_ids) {
+void Serving::set_model(std::shared_ptr<const TextService> text, ModelRules rules) {
   text_ = std::move(text);
-  stop_ids_ = std::move(stop_ids);
+  rules_ = std::move(rules);
 }
+
+// --- requests
 
 void Serving::generate(GenerateRequest request, std::shared_ptr<GenerateSink> sink) {
   env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), request = std::move(request),
                   sink = std::move(sink)]() mutable {
     if (alive.expired()) return;
-    if (shut_down_.has_value()) return sink->on_error(*shut_down_);
-    if (requests_.contains(request.request_id))
-      return sink->on_error(Error(Code::kInvalidArgument,
-                                  fmt::format("request {} runs already", request.request_id)));
-    if (requests_.size() >= node_.max_queue())
-      return sink->on_error(Error(
-          Code::kResourceExhausted,
-          fmt::format("{} requests are running or waiting on this node", requests_.size()), true));
-    if (const Result<pipeline::RouteChoice> route = node_.choose_route(); !route.ok())
-      return sink->on_error(route.error());
-    if (!text_)
-      return sink->on_error(Error(Code::kUnavailable, "the model is still being loaded", true));
-    requests_[request.request_id] = Entry{sink, std::nullopt, env_.clock.now()};
-    encode(std::move(request), text_);
+    Result<RequestPlan> plan = admit(request);
+    if (!plan.ok()) {
+      metrics_.finished("error").add();
+      return sink->on_error(plan.error());
+    }
+    auto generation = std::make_shared<Generation>(
+        world(), request.request_id, std::move(*plan), text_, std::move(sink),
+        [this, id = request.request_id] { requests_.erase(id); });
+    requests_[request.request_id] = generation;
+    encode(std::move(request), *generation);
   });
 }
 
-void Serving::encode(GenerateRequest request, std::shared_ptr<const TextService> text) {
+Generation::World Serving::world() {
+  pipeline::Driver& driver = node_.driver();
+  Generation::Sequences sequences;
+  sequences.start = [&driver](pipeline::GenerateParams params,
+                              std::shared_ptr<pipeline::TokenSink> sink) {
+    return driver.start(std::move(params), std::move(sink));
+  };
+  sequences.cancel = [&driver](SequenceId sequence) { driver.cancel(sequence); };
+  sequences.set_reading = [&driver](SequenceId sequence, bool reading) {
+    driver.set_reading(sequence, reading);
+  };
+  return {env_, metrics_, std::move(sequences)};
+}
+
+Result<RequestPlan> Serving::admit(const GenerateRequest& request) {
+  if (closed_.has_value()) return *closed_;
+  if (requests_.contains(request.request_id))
+    return Error(Code::kInvalidArgument,
+                 fmt::format("request {} runs already", request.request_id));
+  if (const Result<pipeline::RouteChoice> route = node_.choose_route(); !route.ok())
+    return route.error();
+  if (!text_) return no_text();
+  const std::uint64_t seed = request.sampling.seed.has_value() ? 0 : env_.random.next_u64();
+  MESH_ASSIGN_OR_RETURN(RequestPlan plan, plan_request(request, rules_, seed));
+  // All of its sequences find room or the request is not begun.
+  std::size_t waiting = node_.driver().waiting();
+  for (const auto& [id, generation] : requests_)
+    if (generation->encoding()) waiting += generation->plan().all_sequences();
+  if (waiting + plan.all_sequences() > node_.max_queue())
+    return Error(Code::kResourceExhausted,
+                 fmt::format("{} answers are waiting on this node already, at most {} may", waiting,
+                             node_.max_queue()),
+                 true);
+  return plan;
+}
+
+void Serving::encode(GenerateRequest request, const Generation& generation) {
   const std::string id = request.request_id;
   const std::int64_t now_s = env_.clock.unix_milliseconds() / 1000;
-  const Result<void> queued =
-      blocking_.submit([this, alive = std::weak_ptr<bool>(alive_), now_s,
-                        request = std::move(request), text = std::move(text)] {
-        auto prompt = std::make_shared<Result<std::vector<TokenId>>>(
-            text->encode_chat(std::get<ChatPrompt>(request.prompts.front()), now_s));
-        env_.loop.post([this, alive, request, prompt] {
-          if (!alive.expired()) start(request, std::move(*prompt));
-        });
+  const Result<void> queued = blocking_.submit(
+      [this, alive = std::weak_ptr<bool>(alive_), now_s, vocabulary = rules_.vocabulary,
+       request = std::move(request), text = generation.text()] {
+        auto prompts = std::make_shared<Result<std::vector<PreparedPrompt>>>(
+            prepare(request, *text, vocabulary, now_s));
+        env_.loop.post(
+            [this, alive, id = request.request_id, max_tokens = request.max_tokens, prompts] {
+              if (!alive.expired()) start(id, max_tokens, std::move(*prompts));
+            });
       });
   if (!queued.ok()) fail(id, queued.error());
 }
 
-// How long the answer may get: what the client asks for, within the context and, as pages are
-// reserved for the whole length, within what the nodes of the route can hold at all.
-Result<std::uint32_t> Serving::new_tokens(const GenerateRequest& request,
+// How long the answer may get: what the client asks for, within the context and within what the
+// nodes of the route can hold at all.
+Result<std::uint32_t> Serving::new_tokens(std::optional<std::uint32_t> max_tokens,
                                           std::size_t prompt) const {
   const std::uint32_t context = node_.context();
-  if (prompt == 0)
-    return Error(Code::kInvalidArgument, "the prompt is empty after the chat template");
-  if (request.max_tokens == 0u) return Error(Code::kInvalidArgument, "max_tokens must not be 0");
+  if (prompt == 0) return Error(Code::kInvalidArgument, "the prompt has no tokens");
   if (prompt >= context)
     return Error(
         Code::kInvalidArgument,
@@ -129,72 +133,111 @@ Result<std::uint32_t> Serving::new_tokens(const GenerateRequest& request,
                  fmt::format("context_length_exceeded: the prompt has {} tokens, the memory of the "
                              "mesh holds {} of the model's context of {}",
                              prompt, positions, context));
-  return std::min(request.max_tokens.value_or(context),
+  // max_tokens 0 scores the prompt; the one token that ends the sequence is not shown.
+  return std::min(std::max(max_tokens.value_or(context), 1u),
                   positions - static_cast<std::uint32_t>(prompt));
 }
 
-void Serving::start(const GenerateRequest& request, Result<std::vector<TokenId>> prompt) {
-  const auto found = requests_.find(request.request_id);
-  if (found == requests_.end()) return;  // cancelled while encoding
-  if (!prompt.ok()) return fail(request.request_id, prompt.error());
-  const Result<std::uint32_t> new_tokens_max = new_tokens(request, prompt->size());
-  if (!new_tokens_max.ok()) return fail(request.request_id, new_tokens_max.error());
-  const auto prompt_tokens = static_cast<std::uint32_t>(prompt->size());
-  pipeline::GenerateParams params;
-  params.prompt = std::move(*prompt);
-  params.new_tokens_max = *new_tokens_max;
-  params.sampling.stop_ids = stop_ids_;
-  auto answer = std::make_shared<Answer>(*this, request.request_id, found->second.sink, text_,
-                                         prompt_tokens, found->second.submitted);
-  found->second.sequence = node_.driver().start(std::move(params), std::move(answer));
+void Serving::start(const std::string& id, std::optional<std::uint32_t> max_tokens,
+                    Result<std::vector<PreparedPrompt>> prompts) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end() || !found->second->encoding()) return;  // cancelled meanwhile
+  if (!prompts.ok()) return fail(id, prompts.error());
+  for (PreparedPrompt& prompt : *prompts) {
+    const Result<std::uint32_t> length = new_tokens(max_tokens, prompt.ids.size());
+    if (!length.ok()) return fail(id, length.error());
+    prompt.new_tokens_max = *length;
+  }
+  found->second->start(std::move(*prompts));
 }
 
 void Serving::fail(const std::string& request_id, const Error& why) {
-  const auto entry = requests_.extract(request_id);
-  if (!entry.empty()) entry.mapped().sink->on_error(why);
+  const auto found = requests_.find(request_id);
+  if (found == requests_.end()) return;
+  const std::shared_ptr<Generation> generation = found->second;
+  generation->fail(why);
 }
 
 void Serving::cancel(const std::string& request_id) {
   env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), request_id] {
     if (alive.expired()) return;
-    const auto entry = requests_.extract(request_id);
-    if (!entry.empty() && entry.mapped().sequence.has_value())
-      node_.driver().cancel(*entry.mapped().sequence);
+    const auto found = requests_.find(request_id);
+    if (found == requests_.end()) return;
+    const std::shared_ptr<Generation> generation = found->second;
+    generation->cancel();
+  });
+}
+
+void Serving::set_reading(const std::string& request_id, bool reading) {
+  env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), request_id, reading] {
+    if (alive.expired()) return;
+    const auto found = requests_.find(request_id);
+    if (found != requests_.end()) found->second->set_reading(reading);
   });
 }
 
 void Serving::tick() {
   std::vector<std::string> late;
-  for (const auto& [id, entry] : requests_)
-    if (!entry.sequence.has_value() &&
-        env_.clock.now() - entry.submitted >= limits::kEncodeDeadline)
+  for (const auto& [id, generation] : requests_)
+    if (generation->encoding() &&
+        env_.clock.now() - generation->submitted() >= limits::kEncodeDeadline)
       late.push_back(id);
   for (const std::string& id : late)
     fail(id, Error(Code::kDeadlineExceeded, "the prompt was not tokenised in time", true));
 }
 
+void Serving::stop_admitting(const Error& why) {
+  closed_ = why;
+}
+
 void Serving::shut_down(const Error& why) {
-  shut_down_ = why;
-  while (!requests_.empty()) {
-    const auto entry = requests_.extract(requests_.begin());
-    if (entry.mapped().sequence.has_value()) node_.driver().cancel(*entry.mapped().sequence);
-    entry.mapped().sink->on_error(why);
-  }
+  stop_admitting(why);
+  while (!requests_.empty()) fail(requests_.begin()->first, why);
 }
 
-void Serving::set_reading(const std::string&, bool) {}
+// --- questions
 
-void Serving::tokenize(TokenizeRequest, std::function<void(Result<std::vector<TokenText>>)> done) {
-  done(Error(Code::kUnsupported, "not built"));
+void Serving::with_text(TextJob job) {
+  env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), job = std::move(job)] {
+    if (alive.expired()) return;
+    if (!text_) return job(no_text());
+    const Result<void> queued = blocking_.submit([job, text = text_] { job(text); });
+    if (!queued.ok()) job(queued.error());
+  });
 }
 
-void Serving::detokenize(std::vector<TokenId>, std::function<void(Result<std::string>)> done) {
-  done(Error(Code::kUnsupported, "not built"));
+void Serving::tokenize(TokenizeRequest request,
+                       std::function<void(Result<std::vector<TokenText>>)> done) {
+  env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), request = std::move(request),
+                  done = std::move(done)]() mutable {
+    if (alive.expired()) return;
+    const std::int64_t now_s = env_.clock.unix_milliseconds() / 1000;
+    with_text([request = std::move(request), done = std::move(done), now_s,
+               vocabulary = rules_.vocabulary](Result<std::shared_ptr<const TextService>> text) {
+      if (!text.ok()) return done(text.error());
+      const Result<std::vector<TokenId>> ids =
+          (*text)->encode(request.prompt, vocabulary, now_s, request.add_special);
+      if (!ids.ok()) return done(ids.error());
+      done((*text)->token_texts(*ids));
+    });
+  });
+}
+
+void Serving::detokenize(std::vector<TokenId> tokens,
+                         std::function<void(Result<std::string>)> done) {
+  with_text([tokens = std::move(tokens),
+             done = std::move(done)](Result<std::shared_ptr<const TextService>> text) {
+    done(text.ok() ? (*text)->decode(tokens) : Result<std::string>(text.error()));
+  });
 }
 
 void Serving::metrics(std::function<void(std::string)> done) {
-  done("");
+  env_.loop.post([this, alive = std::weak_ptr<bool>(alive_), done = std::move(done)] {
+    if (!alive.expired()) done(env_.metrics.render());
+  });
 }
+
+// --- status
 
 MeshStatus Serving::status() const {
   std::lock_guard lock(status_mutex_);
@@ -203,9 +246,9 @@ MeshStatus Serving::status() const {
 
 void Serving::publish_status() {
   auto snapshot = std::make_shared<MeshStatus>(node_.status());
-  snapshot->requests_running = static_cast<std::uint32_t>(node_.driver().running());
-  snapshot->requests_waiting = static_cast<std::uint32_t>(
-      requests_.size() - std::min(requests_.size(), node_.driver().running()));
+  for (const auto& [id, generation] : requests_)
+    ++(generation->admitted() ? snapshot->requests_running : snapshot->requests_waiting);
+  snapshot->retry_after_s = node_.driver().retry_after_s();
   std::lock_guard lock(status_mutex_);
   status_ = std::move(snapshot);
 }

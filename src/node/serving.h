@@ -1,17 +1,21 @@
 #pragma once
-// The gateway of a node: turns chats into sequences for the driver and tokens into text for the
-// client.
+// The gateway of a node: takes requests in, turns prompts into tokens on the blocking pool, and
+// hands both to a Generation.
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "env/blocking_pool.h"
 #include "env/env.h"
 #include "node/gateway.h"
+#include "node/generation.h"
 #include "node/mesh_node.h"
+#include "node/request_plan.h"
 #include "node/text_service.h"
 
 namespace mesh::node {
@@ -22,8 +26,8 @@ class Serving : public Gateway {
   Serving(env::Env& env, MeshNode& node, env::BlockingPool& blocking);
   ~Serving() override;
 
-  // Control loop: from now on chats can be encoded.
-  void set_text(std::shared_ptr<const TextService> text, std::vector<TokenId> stop_ids);
+  // Control loop: from now on prompts can be encoded.
+  void set_model(std::shared_ptr<const TextService> text, ModelRules rules);
 
   void generate(GenerateRequest request, std::shared_ptr<GenerateSink> sink) override;
   void cancel(const std::string& request_id) override;
@@ -39,33 +43,36 @@ class Serving : public Gateway {
   void publish_status();
   // Control loop, every 100 ms or so: ends requests whose prompt is not encoded in time.
   void tick();
-  // Control loop: each request that still comes ends with `why`; those that are here run on.
-  void stop_admitting(const Error& why) { shut_down_ = why; }
-  // Control loop: no request is here.
+  // Control loop: running requests go on, each one that still comes ends with `why`.
+  void stop_admitting(const Error& why);
+  // Control loop: no request is running or waiting.
   bool idle() const { return requests_.empty(); }
   // Control loop: every request ends with `why`, as does each one that still comes.
   void shut_down(const Error& why);
 
  private:
-  class Answer;
-  struct Entry {
-    std::shared_ptr<GenerateSink> sink;
-    std::optional<SequenceId> sequence;  // none while the prompt is being encoded
-    Instant submitted;
-  };
-  void encode(GenerateRequest request, std::shared_ptr<const TextService> text);
-  void start(const GenerateRequest& request, Result<std::vector<TokenId>> prompt);
-  Result<std::uint32_t> new_tokens(const GenerateRequest& request, std::size_t prompt) const;
+  Generation::World world();
+  Result<RequestPlan> admit(const GenerateRequest& request);
+  void encode(GenerateRequest request, const Generation& generation);
+  void start(const std::string& id, std::optional<std::uint32_t> max_tokens,
+             Result<std::vector<PreparedPrompt>> prompts);
+  Result<std::uint32_t> new_tokens(std::optional<std::uint32_t> max_tokens,
+                                   std::size_t prompt) const;
   void fail(const std::string& request_id, const Error& why);
+  // Runs `job` with the model's texts on the blocking pool, or calls it there or here with why that
+  // is impossible.
+  using TextJob = std::function<void(Result<std::shared_ptr<const TextService>>)>;
+  void with_text(TextJob job);
 
   env::Env& env_;
   MeshNode& node_;
   env::BlockingPool& blocking_;
+  ServingMetrics metrics_;
   std::shared_ptr<const TextService> text_;  // control loop
-  std::vector<TokenId> stop_ids_;
-  std::optional<Error> shut_down_;
-  std::map<std::string, Entry> requests_;  // control loop
-  mutable std::mutex status_mutex_;        // status() is called from the I/O thread
+  ModelRules rules_;
+  std::optional<Error> closed_;  // what requests that come now are told
+  std::map<std::string, std::shared_ptr<Generation>> requests_;  // control loop
+  mutable std::mutex status_mutex_;  // status() is called from the I/O thread
   std::shared_ptr<const MeshStatus> status_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

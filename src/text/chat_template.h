@@ -18,6 +18,9 @@ struct ChatInputs {
       messages_json;  // a list of objects; content that is a list of parts is handed over as it is
   std::string tools_json;  // a list, or empty: the variable `tools` is none
   bool add_generation_prompt = false;
+  // The last message, the assistant's, is the beginning of the answer: the prompt ends where its
+  // content does, without what the template writes behind. Not with add_generation_prompt.
+  bool continue_final = false;
   std::string extra_json;  // an object of further variables (enable_thinking …), or empty; it
                            // cannot replace the others
   std::string bos_token;   // the model's spellings, Origin::kTemplate; empty: undefined
@@ -36,8 +39,8 @@ class ChatTemplate {
   ChatTemplate& operator=(const ChatTemplate&) = delete;
 
   // The prompt with the origin of each part. Errors: invalid_argument with the template's own
-  // message when it raises, with the line when it fails, with the member when a JSON text is wrong;
-  // resource_exhausted at a bound.
+  // message when it raises, with the line when it fails, with the member when a JSON text is wrong,
+  // and when the last message cannot be continued; resource_exhausted at a bound.
   Result<SpanText> render(const ChatInputs& inputs) const;
 
  private:

@@ -18,6 +18,7 @@ class Detokenizer {
   explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true);
 
   std::string push(TokenId id);  // the text that became complete, often empty
+  bool holds_bytes() const { return !pending_.empty(); }  // the front of a character came
   std::string finish();  // what an unfinished sequence leaves; afterwards a new text may begin
 
  private:
