@@ -41,10 +41,10 @@ struct HttpResponse {
 struct StreamOptions {
   int status = 200;
   HttpHeaders headers;
-  std::string slow_tail;         // last bytes for a client that is too slow
-  std::size_t buffer_bytes = 0;  // more unsent ones cut the stream; 0: stream_buffer_bytes
+  std::string slow_tail;   // last bytes for a client that is too slow
   std::string idle_bytes;  // sent whenever the stream was silent for idle_interval; "" for never
   Duration idle_interval = limits::kHttpStreamPing;
+  std::size_t buffer_bytes = 0;  // more unsent ones cut the stream; 0: stream_buffer_bytes
 };
 
 enum class CloseReason {
