@@ -8,10 +8,13 @@
 #include <utility>
 #include <variant>
 
-#include "api/chat_sink.h"
-#include "api/openai_types.h"
+#include "api/answer_json.h"
+#include "api/answer_sink.h"
+#include "api/chat_request.h"
+#include "api/completion_request.h"
 #include "api/page.h"
 #include "api/status_json.h"
+#include "api/tokenize_request.h"
 #include "base/bytes.h"
 #include "base/random.h"
 
@@ -64,13 +67,27 @@ std::string etag_of(std::string_view text) {
 
 // Routes that clients know from elsewhere; a sentence helps more than "no such route".
 constexpr std::string_view kNotBuiltRoutes[] = {
-    "/v1/completions", "/v1/responses",    "/v1/messages",
-    "/v1/embeddings",  "/v1/audio/speech", "/v1/images/generations",
-    "/v1/files",       "/v1/batches",      "/v1/rerank",
-    "/metrics",        "/openapi.json",    "/tokenize",
-    "/detokenize",     "/apply-template",  "/api/chat",
-    "/api/generate",   "/api/tags",        "/api/embed",
-    "/v1/moderations"};
+    "/v1/responses",          "/v1/messages",    "/v1/embeddings", "/v1/audio/speech",
+    "/v1/images/generations", "/v1/files",       "/v1/batches",    "/v1/rerank",
+    "/openapi.json",          "/apply-template", "/props",         "/api/chat",
+    "/api/generate",          "/api/tags",       "/api/embed",     "/v1/moderations"};
+
+constexpr std::string_view kRoutesSentence =
+    "It serves POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize, and GET "
+    "/v1/models, /mesh/status, /metrics, /health, /ready and /version.";
+
+// Unsent bytes that one answer may pile up: what may be under way when its reader falls behind,
+// for every choice, and an echo, which comes at once.
+std::size_t stream_buffer_bytes(const AnswerRequest& request, std::size_t least) {
+  constexpr std::size_t kTokensUnderWay = 64, kChunkBytes = 512, kAlternativeBytes = 128;
+  if (request.generate.echo) return limits::kStreamBufferMost;
+  const std::size_t choices = request.generate.prompts.size() * request.generate.n;
+  const std::size_t token =
+      kChunkBytes +
+      (request.generate.logprobs ? kAlternativeBytes * (1 + *request.generate.logprobs) : 0);
+  return std::clamp(choices * kTokensUnderWay * token, least,
+                    std::max(least, limits::kStreamBufferMost));
+}
 
 }  // namespace
 
@@ -85,6 +102,7 @@ class ApiServer::Routes {
   void handle(HttpRequest request, const HttpResponder& responder);
 
   const ApiOptions options;
+  std::function<HttpCounts()> counts;  // of the HTTP server, set once it exists
   bool loopback() const { return loopback_; }
 
  private:
@@ -104,10 +122,11 @@ class ApiServer::Routes {
     void fail(const ApiError& error) const { responder.send(error_response(error, headers)); }
   };
   using Action = void (Routes::*)(Call&);
+  enum class Key { kNeeded, kNeededBeyondLoopback, kNone };
   struct Route {
     std::string_view path;
     std::string_view methods;  // "GET, HEAD" or "POST"
-    bool open;                 // needs no key
+    Key key;
     Action action;
   };
   static const std::vector<Route>& table();
@@ -119,7 +138,19 @@ class ApiServer::Routes {
   void preflight(Call& call, const Route* route) const;
   std::string draw_id();
 
-  void chat(Call& call);
+  bool serves(const Call& call, const std::string& model, const node::MeshStatus& status) const;
+  void generate(Call& call, std::variant<AnswerRequest, ApiError> parsed, AnswerKind kind);
+  AnswerSink::Options sink_options(const Call& call, const AnswerRequest& request,
+                                   const node::MeshStatus& status, AnswerKind kind) const;
+  void chat(Call& call) {
+    generate(call, parse_chat_request(call.request.body), AnswerKind::kChat);
+  }
+  void completion(Call& call) {
+    generate(call, parse_completion_request(call.request.body), AnswerKind::kText);
+  }
+  void tokenize(Call& call);
+  void detokenize(Call& call);
+  void metrics(Call& call);
   void models(Call& call) { call.json(200, models_json(world_.gateway.status(), started_)); }
   void model(Call& call);
   void health(Call& call) { call.json(200, R"({"status":"ok"})"); }
@@ -135,25 +166,30 @@ class ApiServer::Routes {
 
 const std::vector<ApiServer::Routes::Route>& ApiServer::Routes::table() {
   static const std::vector<Route> kTable = {
-      {"/v1/chat/completions", "POST", false, &Routes::chat},
-      {"/chat/completions", "POST", false, &Routes::chat},
-      {"/v1/models", "GET, HEAD", false, &Routes::models},
-      {"/models", "GET, HEAD", false, &Routes::models},
-      {"/health", "GET, HEAD", true, &Routes::health},
-      {"/v1/health", "GET, HEAD", true, &Routes::health},
-      {"/ready", "GET, HEAD", true, &Routes::ready},
-      {"/mesh/status", "GET, HEAD", false, &Routes::status},
-      {"/version", "GET, HEAD", false, &Routes::version},
-      {"/", "GET, HEAD", true, &Routes::page},
-      {"/index.html", "GET, HEAD", true, &Routes::page},
-      {"/app.js", "GET, HEAD", true, &Routes::page},
-      {"/style.css", "GET, HEAD", true, &Routes::page},
+      {"/v1/chat/completions", "POST", Key::kNeeded, &Routes::chat},
+      {"/chat/completions", "POST", Key::kNeeded, &Routes::chat},
+      {"/v1/completions", "POST", Key::kNeeded, &Routes::completion},
+      {"/completions", "POST", Key::kNeeded, &Routes::completion},
+      {"/tokenize", "POST", Key::kNeeded, &Routes::tokenize},
+      {"/detokenize", "POST", Key::kNeeded, &Routes::detokenize},
+      {"/v1/models", "GET, HEAD", Key::kNeeded, &Routes::models},
+      {"/models", "GET, HEAD", Key::kNeeded, &Routes::models},
+      {"/health", "GET, HEAD", Key::kNone, &Routes::health},
+      {"/v1/health", "GET, HEAD", Key::kNone, &Routes::health},
+      {"/ready", "GET, HEAD", Key::kNone, &Routes::ready},
+      {"/metrics", "GET, HEAD", Key::kNeededBeyondLoopback, &Routes::metrics},
+      {"/mesh/status", "GET, HEAD", Key::kNeeded, &Routes::status},
+      {"/version", "GET, HEAD", Key::kNeeded, &Routes::version},
+      {"/", "GET, HEAD", Key::kNone, &Routes::page},
+      {"/index.html", "GET, HEAD", Key::kNone, &Routes::page},
+      {"/app.js", "GET, HEAD", Key::kNone, &Routes::page},
+      {"/style.css", "GET, HEAD", Key::kNone, &Routes::page},
   };
   return kTable;
 }
 
 const ApiServer::Routes::Route* ApiServer::Routes::find(std::string_view path) {
-  static const Route kModel = {kModelsPrefix, "GET, HEAD", false, &Routes::model};
+  static const Route kModel = {kModelsPrefix, "GET, HEAD", Key::kNeeded, &Routes::model};
   for (const Route& route : table())
     if (route.path == path) return &route;
   // Model names may hold slashes: all the rest of the path is the name.
@@ -187,7 +223,9 @@ void ApiServer::Routes::handle(HttpRequest request, const HttpResponder& respond
   if (!admit_origin(call)) return;
   const Route* route = find(call.request.path);
   if (call.request.method == "OPTIONS") return preflight(call, route);
-  if ((route == nullptr || !route->open) && !admit_key(call)) return;
+  const Key key = route == nullptr ? Key::kNeeded : route->key;
+  const bool keyless = key == Key::kNone || (key == Key::kNeededBeyondLoopback && loopback_);
+  if (!keyless && !admit_key(call)) return;
   if (route == nullptr) return not_found(call);
   const std::string& method = call.request.method;
   const bool allowed =
@@ -209,7 +247,8 @@ bool ApiServer::Routes::admit_origin(Call& call) const {
   for (const std::string& allowed : options.cors_origins) {
     if (allowed != "*" && !equals_ignore_case(allowed, origin)) continue;
     call.headers.emplace_back("Access-Control-Allow-Origin", allowed == "*" ? "*" : origin);
-    call.headers.emplace_back("Access-Control-Expose-Headers", "x-request-id, Retry-After");
+    call.headers.emplace_back("Access-Control-Expose-Headers",
+                              "x-request-id, Retry-After, Server-Timing");
     if (allowed != "*") call.headers.emplace_back("Vary", "Origin");
     return true;
   }
@@ -264,16 +303,12 @@ void ApiServer::Routes::not_found(const Call& call) const {
   const std::string& path = call.request.path;
   for (std::string_view known : kNotBuiltRoutes) {
     if (path != known) continue;
-    return call.fail(make_error(404, "not_found_error", "not_built",
-                                fmt::format("{} is not built yet in this server. It serves "
-                                            "/v1/chat/completions and /v1/models.",
-                                            path)));
+    return call.fail(
+        make_error(404, "not_found_error", "not_built",
+                   fmt::format("{} is not built yet in this server. {}", path, kRoutesSentence)));
   }
-  call.fail(make_error(
-      404, "not_found_error", "not_found",
-      fmt::format("There is no {} here; see POST /v1/chat/completions, GET /v1/models and "
-                  "GET /mesh/status.",
-                  path)));
+  call.fail(make_error(404, "not_found_error", "not_found",
+                       fmt::format("There is no {} here. {}", path, kRoutesSentence)));
 }
 
 void ApiServer::Routes::model(Call& call) {
@@ -281,14 +316,13 @@ void ApiServer::Routes::model(Call& call) {
   const std::string name = call.request.path.substr(kModelsPrefix.size());
   if (!status.model.empty() && name == status.model)
     return call.json(200, model_json(status, started_));
-  call.fail(make_error(404, "invalid_request_error", "model_not_found",
-                       fmt::format("The model \"{}\" is not served here. Served: {}.", name,
-                                   status.model.empty() ? "none yet" : status.model)));
+  call.fail(model_not_found(name, status));
 }
 
 void ApiServer::Routes::ready(Call& call) {
   const node::MeshStatus status = world_.gateway.status();
-  if (!status.ready) call.headers.emplace_back("Retry-After", "2");
+  if (!status.ready)
+    call.headers.emplace_back("Retry-After", std::to_string(std::max(status.retry_after_s, 1u)));
   call.json(status.ready ? 200 : 503, ready_json(status));
 }
 
@@ -315,32 +349,59 @@ void ApiServer::Routes::page(Call& call) {
   not_found(call);
 }
 
-void ApiServer::Routes::chat(Call& call) {
-  auto parsed = parse_chat_request(call.request.body);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) return call.fail(*error);
-  ChatRequest& chat = std::get<ChatRequest>(parsed);
-  const node::MeshStatus status = world_.gateway.status();
-  if (status.model.empty()) return call.fail(unavailable_error(status, "No model is loaded yet."));
-  if (!chat.model.empty() && chat.model != status.model) {
-    ApiError error = make_error(
-        404, "invalid_request_error", "model_not_found",
-        fmt::format("The model \"{}\" is not served here. Served: {}.", chat.model, status.model));
-    error.param = "model";
-    return call.fail(error);
+// Answers the call and returns false where there is no model, or only another one.
+bool ApiServer::Routes::serves(const Call& call, const std::string& model,
+                               const node::MeshStatus& status) const {
+  if (status.model.empty()) {
+    call.fail(unavailable_error(status, "No model is loaded yet."));
+    return false;
   }
-  ChatSink::Options sink;
-  sink.identity.id = "chatcmpl-" + call.id.substr(4);
-  sink.identity.created = world_.clock.unix_milliseconds() / 1000;
-  sink.identity.model = status.model;
-  sink.identity.fingerprint = system_fingerprint(status);
-  sink.identity.include_usage = chat.include_usage;
-  sink.request_id = call.id;
-  sink.stream = chat.stream;
-  sink.headers = call.headers;
-  sink.patience = options.patience;
-  sink.translate = [&gateway = world_.gateway, id = call.id](const Error& error) {
-    return error_from_mesh(error, gateway.status(), id);
+  if (model.empty() || model == status.model) return true;
+  ApiError error = model_not_found(model, status);
+  error.param = "model";
+  call.fail(error);
+  return false;
+}
+
+AnswerSink::Options ApiServer::Routes::sink_options(const Call& call, const AnswerRequest& request,
+                                                    const node::MeshStatus& status,
+                                                    AnswerKind kind) const {
+  const bool chat = kind == AnswerKind::kChat;
+  AnswerSink::Options out;
+  out.identity.kind = kind;
+  out.identity.id = (chat ? "chatcmpl-" : "cmpl-") + call.id.substr(4);
+  out.identity.created = world_.clock.unix_milliseconds() / 1000;
+  out.identity.model = status.model;
+  out.identity.fingerprint = system_fingerprint(status);
+  out.stream = request.stream;
+  out.include_usage = request.include_usage;
+  out.continuous_usage = request.continuous_usage;
+  out.choices = static_cast<std::uint32_t>(request.generate.prompts.size()) * request.generate.n;
+  out.logprobs = request.generate.logprobs;
+  out.stop = request.generate.stop;
+  out.buffer_bytes = stream_buffer_bytes(request, options.http.stream_buffer_bytes);
+  out.high_bytes = options.http.stream_high_bytes;
+  out.low_bytes = options.http.stream_low_bytes;
+  out.headers = call.headers;
+  out.patience = options.patience;
+  out.translate = [&gateway = world_.gateway, id = call.id, chat](const Error& error) {
+    return error_from_mesh(error, gateway.status(), id, chat ? "messages" : "prompt");
   };
+  out.set_reading = [this, id = call.id](bool reading) {
+    world_.events.debug("api.reader", {{"id", id}, {"reading", reading ? "yes" : "no"}});
+    world_.gateway.set_reading(id, reading);
+  };
+  return out;
+}
+
+void ApiServer::Routes::generate(Call& call, std::variant<AnswerRequest, ApiError> parsed,
+                                 AnswerKind kind) {
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return call.fail(*error);
+  AnswerRequest& request = std::get<AnswerRequest>(parsed);
+  const node::MeshStatus status = world_.gateway.status();
+  if (!serves(call, request.model, status)) return;
+  const auto sink =
+      std::make_shared<AnswerSink>(call.responder, sink_options(call, request, status, kind));
   call.responder.on_close([this, id = call.id](CloseReason reason) {
     const char* why = reason == CloseReason::kSlowClient      ? "slow_client"
                       : reason == CloseReason::kServerStopped ? "stopped"
@@ -348,10 +409,54 @@ void ApiServer::Routes::chat(Call& call) {
     world_.events.debug("api.cancelled", {{"id", id}, {"reason", why}});
     world_.gateway.cancel(id);
   });
-  const auto shared = std::make_shared<ChatSink>(call.responder, std::move(sink));
-  shared->arm();
-  chat.generate.request_id = call.id;
-  world_.gateway.generate(std::move(chat.generate), shared);
+  sink->arm();
+  request.generate.request_id = call.id;
+  // Pieces tell their tokens only with scores, and a running count needs the tokens.
+  if (request.continuous_usage && !request.generate.logprobs) request.generate.logprobs = 0;
+  world_.gateway.generate(std::move(request.generate), sink);
+}
+
+void ApiServer::Routes::tokenize(Call& call) {
+  auto parsed = parse_tokenize_request(call.request.body);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return call.fail(*error);
+  TokenizeCall& wanted = std::get<TokenizeCall>(parsed);
+  const node::MeshStatus status = world_.gateway.status();
+  if (!serves(call, wanted.model, status)) return;
+  // Texts are written on the HTTP thread, as the mesh answers on the control loop.
+  world_.gateway.tokenize(std::move(wanted.request), [this, call, context = status.context,
+                                                      pieces = wanted.with_pieces](auto tokens) {
+    call.responder.defer([this, call, context, pieces, tokens = std::move(tokens)] {
+      if (!tokens.ok())
+        return call.fail(error_from_mesh(tokens.error(), world_.gateway.status(), call.id));
+      call.json(200, tokenize_json(*tokens, context, pieces));
+    });
+  });
+}
+
+void ApiServer::Routes::detokenize(Call& call) {
+  auto parsed = parse_detokenize_request(call.request.body);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return call.fail(*error);
+  DetokenizeCall& wanted = std::get<DetokenizeCall>(parsed);
+  if (!serves(call, wanted.model, world_.gateway.status())) return;
+  world_.gateway.detokenize(std::move(wanted.tokens), [this, call](Result<std::string> text) {
+    call.responder.defer([this, call, text = std::move(text)] {
+      if (!text.ok())
+        return call.fail(error_from_mesh(text.error(), world_.gateway.status(), call.id));
+      call.json(200, detokenize_json(*text));
+    });
+  });
+}
+
+void ApiServer::Routes::metrics(Call& call) {
+  world_.gateway.metrics([this, call](std::string text) {
+    call.responder.defer([this, call, text = std::move(text)]() mutable {
+      HttpHeaders headers = call.headers;
+      headers.emplace_back("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+      headers.emplace_back("Cache-Control", "no-store");
+      text += http_metrics_text(counts());
+      call.responder.send({200, std::move(headers), std::move(text)});
+    });
+  });
 }
 
 namespace {
@@ -368,7 +473,9 @@ ApiServer::ApiServer(ApiWorld world, ApiOptions options)
       server_(with_error_shape(routes_->options.http),
               [routes = routes_.get()](HttpRequest request, HttpResponder responder) {
                 routes->handle(std::move(request), responder);
-              }) {}
+              }) {
+  routes_->counts = [this] { return server_.counts(); };
+}
 
 ApiServer::~ApiServer() {
   stop();

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "api/openai_types.h"
 #include "api/page.h"
 #include "api/test_client.h"
 #include "base/random.h"
@@ -64,15 +63,31 @@ class FakeGateway : public node::Gateway {
     cancelled_.push_back(request_id);
     changed_.notify_all();
   }
-  void set_reading(const std::string&, bool) override {}
-  void tokenize(node::TokenizeRequest,
+  void set_reading(const std::string& request_id, bool reading) override {
+    const std::lock_guard lock(mutex_);
+    readers_.emplace_back(request_id, reading);
+    changed_.notify_all();
+  }
+  // One token for each byte; its id is the byte.
+  void tokenize(node::TokenizeRequest request,
                 std::function<void(Result<std::vector<node::TokenText>>)> done) override {
-    done(Error(Code::kUnavailable, "no model"));
+    const auto* text = std::get_if<std::string>(&request.prompt);
+    if (text == nullptr) return done(Error(Code::kInvalidArgument, "messages have no template"));
+    std::vector<node::TokenText> tokens;
+    if (request.add_special) tokens.push_back({0, "<s>", {}, {}});
+    for (char c : *text) tokens.push_back({c, std::string(1, c), {}, {}});
+    done(std::move(tokens));
   }
-  void detokenize(std::vector<TokenId>, std::function<void(Result<std::string>)> done) override {
-    done(Error(Code::kUnavailable, "no model"));
+  void detokenize(std::vector<TokenId> tokens,
+                  std::function<void(Result<std::string>)> done) override {
+    std::string text;
+    for (TokenId token : tokens) {
+      if (token > 127) return done(Error(Code::kInvalidArgument, "tokens[0] is no token"));
+      text.push_back(static_cast<char>(token));
+    }
+    done(std::move(text));
   }
-  void metrics(std::function<void(std::string)> done) override { done(""); }
+  void metrics(std::function<void(std::string)> done) override { done("mesh_node_up 1\n"); }
   node::MeshStatus status() const override {
     const std::lock_guard lock(mutex_);
     return status_;
@@ -95,6 +110,13 @@ class FakeGateway : public node::Gateway {
     cancelled_.pop_front();
     return out;
   }
+  std::optional<std::pair<std::string, bool>> next_reader() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, kPatience, [&] { return !readers_.empty(); })) return std::nullopt;
+    auto out = std::move(readers_.front());
+    readers_.pop_front();
+    return out;
+  }
   std::size_t waiting() const {
     const std::lock_guard lock(mutex_);
     return generations_.size() + cancelled_.size();
@@ -106,6 +128,7 @@ class FakeGateway : public node::Gateway {
   std::condition_variable changed_;
   std::deque<Generation> generations_;
   std::deque<std::string> cancelled_;
+  std::deque<std::pair<std::string, bool>> readers_;
   node::MeshStatus status_;
 };
 
@@ -140,7 +163,8 @@ class ApiServerTest : public ::testing::Test {
     server_ = std::make_unique<ApiServer>(ApiWorld{gateway_, clock_, random_, events_}, options);
     const auto port = server_->listen();
     EXPECT_TRUE(port.ok()) << (port.ok() ? "" : port.error().message);
-    return port.ok() ? *port : std::uint16_t{0};
+    server_port_ = port.ok() ? *port : std::uint16_t{0};
+    return server_port_;
   }
   // The error object, checked for its form.
   static json error_of(const TestResponse& response) {
@@ -175,6 +199,7 @@ class ApiServerTest : public ::testing::Test {
   CountingRandom random_;
   NullEvents events_;
   std::unique_ptr<ApiServer> server_;
+  std::uint16_t server_port_ = 0;
 };
 
 TEST_F(ApiServerTest, AnswersAChat) {
@@ -200,7 +225,7 @@ TEST_F(ApiServerTest, AnswersAChat) {
     for (const char* name : {"id", "system_fingerprint", "timings"}) body.erase(name);
     EXPECT_EQ(body, json::parse(R"({"object":"chat.completion","created":1700000000,
         "model":"org/pocket","choices":[{"index":0,"message":{"role":"assistant",
-        "content":"hä \"x\"\n","refusal":null},"logprobs":null,"finish_reason":"stop"}],
+        "content":"hä \"x\"\n","refusal":null},"logprobs":null,"finish_reason":"stop","stop_reason":null}],
         "usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,
         "prompt_tokens_details":{"cached_tokens":0}}})"));
   }
@@ -268,10 +293,11 @@ TEST_F(ApiServerTest, ReportsAFailureBeforeAndAfterTheFirstToken) {
   TestClient client(serve());
   client.send(TestClient::text("POST", kChatPath, kStream));
   Generation g = gateway_.next();
+  gateway_.change([](node::MeshStatus& status) { status.retry_after_s = 7; });
   g.sink->on_error(Error(Code::kResourceExhausted, "256 requests wait already"));
   const TestResponse early = client.read_response();
   EXPECT_EQ(early.status, 429);
-  EXPECT_EQ(early.headers.at("retry-after"), "1");
+  EXPECT_EQ(early.headers.at("retry-after"), "7");
   EXPECT_EQ(error_of(early)["code"], "queue_full");
 
   client.send(TestClient::text("POST", kChatPath, kStream));
@@ -365,6 +391,211 @@ TEST_F(ApiServerTest, CancelsAndEndsASlowReader) {
   EXPECT_EQ(events.back(), "data: [DONE]");
 }
 
+constexpr const char* kTextPath = "/v1/completions";
+
+TEST_F(ApiServerTest, AnswersPlainCompletionsOfSeveralChoices) {
+  TestClient client(serve());
+  client.send(TestClient::text(
+      "POST", kTextPath,
+      R"({"prompt":["a","b"],"n":2,"stop":["END"],"stop_token_ids":[9],"logprobs":0})"));
+  const Generation g = gateway_.next();
+  ASSERT_TRUE(g.sink);
+  EXPECT_EQ(g.request.prompts.size(), 2u);
+  g.sink->on_start({5, 0, 2});
+  for (const std::uint32_t choice : {3u, 0u, 1u, 2u})
+    g.sink->on_piece(choice, {"t" + std::to_string(choice), {{7, "t", -1.0f, {}}}});
+  g.sink->on_choice_end(2, node::FinishReason::kLength, "");
+  g.sink->on_choice_end(0, node::FinishReason::kStop, "END");
+  g.sink->on_choice_end(1, node::FinishReason::kStop, "9");
+  g.sink->on_choice_end(3, node::FinishReason::kStop, "");
+  g.sink->on_end({5, 4, 2}, {milliseconds(5), milliseconds(20), milliseconds(100)});
+  const TestResponse response = client.read_response();
+  EXPECT_EQ(response.headers.at("server-timing"), "queue;dur=5, prefill;dur=15, decode;dur=100");
+  const json body = json::parse(response.body);
+  EXPECT_EQ(body["id"], "cmpl-" + g.request.request_id.substr(4));
+  EXPECT_EQ(body["object"], "text_completion");
+  EXPECT_EQ(body["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
+  EXPECT_EQ(body["timings"]["queue_ms"], 5.0);
+  ASSERT_EQ(body["choices"].size(), 4u);
+  const json scores = json::parse(R"({"tokens":["t"],"token_logprobs":[-1.0],
+      "top_logprobs":[{"t":-1.0}],"text_offset":[0]})");
+  const char* kReasons[] = {"stop", "stop", "length", "stop"};
+  const json kStops[] = {"END", 9, nullptr, nullptr};
+  for (std::size_t i = 0; i < 4; ++i)
+    EXPECT_EQ(body["choices"][i], (json{{"index", i},
+                                        {"text", "t" + std::to_string(i)},
+                                        {"logprobs", scores},
+                                        {"finish_reason", kReasons[i]},
+                                        {"stop_reason", kStops[i]}}));
+}
+
+TEST_F(ApiServerTest, StreamsSeveralChoicesWithScores) {
+  TestClient client(serve());
+  client.send(TestClient::text(
+      "POST", kChatPath,
+      R"({"messages":[{"role":"user","content":"hi"}],"n":2,"stream":true,"logprobs":true,)"
+      R"("top_logprobs":1,"stream_options":{"include_usage":true}})"));
+  const Generation g = gateway_.next();
+  ASSERT_TRUE(g.sink);
+  g.sink->on_start({5, 0, 0});
+  g.sink->on_piece(1, {"x", {{7, "x", -1.0f, {{7, "x", -1.0f}}}}});
+  g.sink->on_piece(0, {"", {{8, "\xC3", -2.0f, {}}}});  // text that is held back has its score
+  g.sink->on_piece(0, {"y", {}});
+  g.sink->on_choice_end(1, node::FinishReason::kStop, "");
+  g.sink->on_choice_end(0, node::FinishReason::kLength, "");
+  g.sink->on_end(kUsage, kTimings);
+  const TestResponse response = client.read_response();
+  EXPECT_EQ(response.headers.at("server-timing").substr(0, 10), "queue;dur=");
+  const std::vector<std::string> events = events_of(response.body);
+  ASSERT_EQ(events.size(), 9u);
+  std::vector<json> choices;
+  for (std::size_t i = 0; i < 7; ++i) {
+    const json chunk = data_of(events[i]);
+    EXPECT_TRUE(chunk.at("usage").is_null());
+    EXPECT_EQ(chunk.contains("timings"), i == 6);
+    ASSERT_EQ(chunk["choices"].size(), 1u);
+    choices.push_back(chunk["choices"][0]);
+  }
+  const auto expect = [&](std::size_t i, const char* text) {
+    EXPECT_EQ(choices[i], json::parse(text)) << i;
+  };
+  expect(0, R"({"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,
+      "finish_reason":null})");
+  expect(1, R"({"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,
+      "finish_reason":null})");
+  expect(2, R"({"index":1,"delta":{"content":"x"},"logprobs":{"content":[{"token":"x",
+      "logprob":-1.0,"bytes":[120],"top_logprobs":[{"token":"x","logprob":-1.0,"bytes":[120]}]}],
+      "refusal":null},"finish_reason":null})");
+  expect(3, R"({"index":0,"delta":{"content":""},"logprobs":{"content":[{"token":"\uFFFD",
+      "logprob":-2.0,"bytes":[195],"top_logprobs":[]}],"refusal":null},"finish_reason":null})");
+  expect(4, R"({"index":0,"delta":{"content":"y"},"logprobs":null,"finish_reason":null})");
+  expect(5, R"({"index":1,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":null})");
+  expect(6, R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"length",
+      "stop_reason":null})");
+  EXPECT_EQ(data_of(events[7])["usage"]["total_tokens"], 8);
+  EXPECT_EQ(events[8], "data: [DONE]");
+}
+
+TEST_F(ApiServerTest, CountsTokensInEveryChunk) {
+  TestClient client(serve());
+  client.send(TestClient::text(
+      "POST", kTextPath,
+      R"({"prompt":"a","stream":true,"stream_options":{"continuous_usage_stats":true}})"));
+  const Generation g = gateway_.next();
+  ASSERT_TRUE(g.sink);
+  EXPECT_EQ(g.request.logprobs, 0u);  // pieces tell their tokens
+  g.sink->on_start({5, 0, 0});
+  for (int i = 0; i < 2; ++i) g.sink->on_piece(0, {"x", {{7, "x", -1.0f, {}}}});
+  g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+  g.sink->on_end({5, 2, 0}, kTimings);
+  const std::vector<std::string> events = events_of(client.read_response().body);
+  ASSERT_EQ(events.size(), 4u);  // two texts, the end, [DONE]
+  for (std::size_t i = 0; i < 3; ++i) {
+    const json chunk = data_of(events[i]);
+    EXPECT_EQ(chunk["usage"]["completion_tokens"], std::min<std::size_t>(i + 1, 2));
+    EXPECT_EQ(chunk["usage"]["prompt_tokens"], 5);
+    EXPECT_TRUE(chunk["choices"][0]["logprobs"].is_null());
+  }
+}
+
+TEST_F(ApiServerTest, TellsTheMeshWhetherTheClientKeepsUp) {
+  ApiOptions options;
+  options.http.send_buffer_bytes = 4 << 10;
+  options.http.stream_buffer_bytes = 8 << 20;
+  TestClient client(serve(options), 4 << 10);
+  client.send(TestClient::text("POST", kChatPath, kStream));
+  const Generation g = gateway_.next();
+  ASSERT_TRUE(g.sink);
+  g.sink->on_start({5, 0, 0});
+  const std::string part(4000, 'x');
+  constexpr int kParts = 1000;  // beyond what socket buffers hide
+  for (int i = 0; i < kParts; ++i) g.sink->on_piece(0, {part, {}});
+  EXPECT_EQ(gateway_.next_reader(), std::make_pair(g.request.request_id, false));
+  client.read_head();
+  for (int i = 0; i < 1 + kParts; ++i) ASSERT_FALSE(client.read_chunk().empty());
+  EXPECT_EQ(gateway_.next_reader(), std::make_pair(g.request.request_id, true));
+  g.sink->on_choice_end(0, node::FinishReason::kStop, "");
+  g.sink->on_end(kUsage, kTimings);
+  std::string end;
+  for (std::string chunk = client.read_chunk(); !chunk.empty(); chunk = client.read_chunk())
+    end += chunk;
+  EXPECT_NE(end.find("[DONE]"), std::string::npos);
+  EXPECT_EQ(gateway_.waiting(), 0u);
+}
+
+TEST_F(ApiServerTest, EndsAReaderThatStaysBehind) {
+  ApiOptions options;
+  options.http.send_buffer_bytes = 4 << 10;
+  options.http.stream_buffer_bytes = 8 << 20;
+  options.http.slow_client = milliseconds(20);
+  options.http.tick = milliseconds(5);
+  TestClient client(serve(options), 4 << 10);
+  client.send(TestClient::text("POST", kChatPath, kStream));
+  const Generation g = gateway_.next();
+  ASSERT_TRUE(g.sink);
+  g.sink->on_start({5, 0, 0});
+  const std::string part(4000, 'x');
+  for (int i = 0; i < 1000; ++i) g.sink->on_piece(0, {part, {}});
+  EXPECT_EQ(gateway_.next_cancelled(), g.request.request_id);
+  const std::vector<std::string> events = events_of(client.read_response().body);
+  ASSERT_GE(events.size(), 2u);
+  EXPECT_EQ(data_of(events[events.size() - 2])["error"]["code"], "slow_client");
+  EXPECT_EQ(events.back(), "data: [DONE]");
+  TestClient other(server_port_);
+  const std::string metrics = other.request("GET", "/metrics").body;
+  EXPECT_NE(metrics.find("mesh_http_slow_clients_total 1\n"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("mesh_http_backpressure_total 1\n"), std::string::npos) << metrics;
+}
+
+TEST_F(ApiServerTest, TokenizesAndDetokenizes) {
+  TestClient client(serve());
+  TestResponse response =
+      client.request("POST", "/tokenize", R"({"prompt":"ab","with_pieces":true})");
+  EXPECT_EQ(json::parse(response.body),
+            json::parse(R"({"tokens":[0,97,98],"count":3,"max_model_len":512,
+                           "token_strs":["<s>","a","b"]})"));
+  response = client.request("POST", "/tokenize", R"({"content":"a","add_special_tokens":false})");
+  EXPECT_EQ(json::parse(response.body),
+            json::parse(R"({"tokens":[97],"count":1,"max_model_len":512})"));
+  response = client.request("POST", "/detokenize", R"({"tokens":[97,34]})");
+  EXPECT_EQ(json::parse(response.body), json::parse(R"({"prompt":"a\"","content":"a\""})"));
+  response = client.request("POST", "/detokenize", R"({"tokens":[1000]})");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_EQ(error_of(response)["param"], "tokens");
+  response = client.request("POST", "/tokenize", R"({"messages":[{"role":"user","content":"x"}]})");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_EQ(error_of(response)["param"], "messages");
+  EXPECT_EQ(client.request("POST", "/tokenize", R"({"prompt":"a","model":"other"})").status, 404);
+  EXPECT_EQ(client.request("POST", "/tokenize", "[]").status, 400);
+  EXPECT_EQ(client.request("GET", "/tokenize").status, 405);
+}
+
+TEST_F(ApiServerTest, ShowsMetrics) {
+  ApiOptions options;
+  options.api_key = "k";
+  TestClient client(serve(options));
+  EXPECT_EQ(client.request("GET", "/nothing").status, 401);
+  const TestResponse response = client.request("GET", "/metrics");  // loopback: without a key
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_EQ(response.body.substr(0, 15), "mesh_node_up 1\n");
+  EXPECT_NE(response.body.find("mesh_http_requests_total{status=\"4xx\"} 1\n"), std::string::npos);
+  EXPECT_NE(response.body.find("mesh_http_connections 1\n"), std::string::npos);
+}
+
+TEST_F(ApiServerTest, NamesTheFieldOfAPromptThatIsTooLong) {
+  TestClient client(serve());
+  for (const bool chat : {true, false}) {
+    client.send(TestClient::text("POST", chat ? kChatPath : kTextPath,
+                                 chat ? kChat : R"({"prompt":"hi"})"));
+    gateway_.next().sink->on_error(
+        Error(Code::kInvalidArgument, "context_length_exceeded: 600 tokens of 512"));
+    const json error = error_of(client.read_response());
+    EXPECT_EQ(error["code"], "context_length_exceeded");
+    EXPECT_EQ(error["param"], chat ? "messages" : "prompt");
+  }
+}
+
 TEST_F(ApiServerTest, KeepsAWaitingStreamAlive) {
   ApiOptions options;
   options.patience = milliseconds(10);
@@ -453,8 +684,9 @@ TEST_F(ApiServerTest, NamesWrongRoutesAndMethods) {
   TestResponse response = client.request("POST", "/chat/completion", "{}");
   EXPECT_EQ(response.status, 404);
   EXPECT_EQ(error_of(response)["message"],
-            "There is no /chat/completion here; see POST /v1/chat/completions, GET /v1/models and "
-            "GET /mesh/status.");
+            "There is no /chat/completion here. It serves POST /v1/chat/completions, "
+            "/v1/completions, /tokenize and /detokenize, and GET /v1/models, /mesh/status, "
+            "/metrics, /health, /ready and /version.");
   response = client.request("POST", "/v1/embeddings", "{}");
   EXPECT_EQ(response.status, 404);
   EXPECT_EQ(error_of(response)["code"], "not_built");
@@ -551,6 +783,7 @@ TEST_F(ApiServerTest, DoesNotLeaveLoopbackWithoutAKey) {
   const auto port = locked.listen();
   ASSERT_TRUE(port.ok()) << port.error().message;
   TestClient client(*port);  // with a key, any host name will do
+  EXPECT_EQ(client.request("GET", "/metrics", "", "Host: mesh.lan\r\n").status, 401);
   EXPECT_EQ(client.request("GET", "/version", "", "Host: mesh.lan\r\nx-api-key: k\r\n").status,
             200);
 }

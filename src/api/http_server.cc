@@ -1,6 +1,6 @@
-// The only file that knows Boost.Beast and Boost.Asio on the API side. Beast parses requests fed to
-// it by a single read loop; responses are written as bytes, which needs less code than Beast's
-// serializers and lets a stream be measured while it is unsent.
+// The only file that knows Boost.Asio on the API side. A connection is one read loop whose bytes go
+// to the parser; responses are written as bytes, which needs less code than a library's serializers
+// and lets a stream be measured while it is unsent.
 #include "api/http_server.h"
 
 #include <fmt/format.h>
@@ -13,27 +13,26 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 #include <chrono>
-#include <ctime>
 #include <deque>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "api/http_exchange.h"
+#include "api/http_request_parser.h"
+
 #ifdef __linux__
 #include <pthread.h>
 #endif
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 namespace mesh::api {
 
 namespace asio = boost::asio;
-namespace http = boost::beast::http;
 using asio::ip::tcp;
 using SteadyClock = std::chrono::steady_clock;
 using boost::system::error_code;
@@ -43,35 +42,40 @@ constexpr std::size_t kReadBytes = 16u << 10;
 constexpr std::size_t kWriteBuffers = 64;  // gathered into one system call
 constexpr int kFlushTries = 50;            // looks at what is unsent when the server stops
 constexpr std::chrono::milliseconds kFlushPause(5);
-constexpr std::string_view kLastChunk = "0\r\n\r\n";
+
+SteadyClock::duration steady(Duration d) {
+  return std::chrono::duration_cast<SteadyClock::duration>(d);
+}
+
+// The system takes no more than this ahead of what it has sent, so that what waits here tells how
+// far the reader is behind. Without the option the system's send buffer hides that for longer.
+void bound_unsent(tcp::socket& socket, int bytes) {
+#ifdef TCP_NOTSENT_LOWAT
+  if (bytes > 0)
+    ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+#else
+  (void)socket, (void)bytes;
+#endif
+}
 }  // namespace
 
 class Session;
 
-// State that outlives the server object: responders may be used by other threads after it.
-class HttpCore : public std::enable_shared_from_this<HttpCore> {
+class HttpCore : public HttpHost, public std::enable_shared_from_this<HttpCore> {
  public:
-  HttpCore(HttpOptions o, HttpHandler h) : options(std::move(o)), handler(std::move(h)) {
-    if (!options.error_response)
-      options.error_response = [](int status, std::string_view why) {
-        return HttpResponse{
-            status, {{"Content-Type", "text/plain; charset=utf-8"}}, std::string(why) + "\n"};
-      };
-  }
+  HttpCore(HttpOptions o, HttpHandler h) : HttpHost(std::move(o)), handler(std::move(h)) {}
 
   Result<std::uint16_t> listen(const std::string& host, std::uint16_t port, int tries);
   void stop();
-  // Any thread. Dropped once stopped, so that no task can keep this object alive for ever.
-  void post(std::function<void()> task) {
+  // Dropped once stopped, so that no task can keep this object alive for ever.
+  void post(std::function<void()> task) override {
     const std::lock_guard lock(mutex_);
     if (!stopped_) asio::post(io_, std::move(task));
   }
+  void remove(const std::shared_ptr<Session>& session);
 
-  HttpOptions options;
   HttpHandler handler;
-  // HTTP thread only:
-  std::set<std::shared_ptr<Session>> sessions;
-  std::size_t body_bytes = 0;  // of requests being received
+  std::size_t body_bytes = 0;  // of requests being received; HTTP thread only
 
  private:
   error_code bind(const tcp::endpoint& endpoint);
@@ -83,67 +87,27 @@ class HttpCore : public std::enable_shared_from_this<HttpCore> {
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_};
   asio::steady_timer ticker_{io_};
+  // HTTP thread only:
+  std::set<std::shared_ptr<Session>> sessions_;
   bool accept_paused_ = false;
-  bool stopping_ = false;  // HTTP thread only
-  std::mutex mutex_;       // orders post() against stop()
+  bool stopping_ = false;
+  std::mutex mutex_;  // orders post() against stop()
   bool stopped_ = false;
   std::thread thread_;
 };
 
-// One request's answer, between the threads that make it and the session that writes it.
-class ResponderState {
- public:
-  // Shared by handles and session; a handle's last copy abandons what is unanswered.
-  struct Shared {
-    enum class Stage { kPending, kStreaming, kFinished };
-    // Constant:
-    std::shared_ptr<HttpCore> core;
-    std::weak_ptr<Session> session;
-    bool head_only = false, http10 = false;
-
-    std::mutex mutex;  // guards all below: filled by any thread, drained by the HTTP thread
-    Stage stage = Stage::kPending;
-    bool keep_alive = false, closed = false, slow = false, wake_posted = false;
-    std::vector<std::string> ready;
-    std::size_t unsent = 0;
-    StreamOptions stream;
-    std::function<void(CloseReason)> on_close;
-    std::function<void()> on_wait;
-    SteadyClock::time_point wait_until{};
-
-    void wake();  // with the lock held
-    void put(std::string bytes) {
-      unsent += bytes.size();
-      ready.push_back(std::move(bytes));
-    }
-    std::string framed(std::string bytes) const {
-      if (http10) return bytes;
-      std::string out = fmt::format("{:x}\r\n", bytes.size());
-      out += bytes;
-      out += "\r\n";
-      return out;
-    }
-    bool respond(HttpResponse response);
-    bool push(std::string bytes);
-    void finish(bool whole);
-  };
-
-  explicit ResponderState(std::shared_ptr<Shared> s) : shared(std::move(s)) {}
-  ~ResponderState();
-  const std::shared_ptr<Shared> shared;
-};
-
-using Exchange = ResponderState::Shared;
-
 // One connection. All members belong to the HTTP thread.
-class Session : public std::enable_shared_from_this<Session> {
+class Session : public HttpWriter, public std::enable_shared_from_this<Session> {
  public:
   Session(std::shared_ptr<HttpCore> core, tcp::socket socket)
-      : core_(std::move(core)), socket_(std::move(socket)) {
+      : core_(std::move(core)),
+        socket_(std::move(socket)),
+        parser_(core_->options.header_bytes, core_->options.body_bytes) {
     error_code ignored;
     const auto remote = socket_.remote_endpoint(ignored);
     if (!ignored) remote_ = remote.address().to_string();
     socket_.set_option(tcp::no_delay(true), ignored);
+    bound_unsent(socket_, core_->options.unsent_low_bytes);
     if (core_->options.send_buffer_bytes > 0)
       socket_.set_option(asio::socket_base::send_buffer_size(core_->options.send_buffer_bytes),
                          ignored);
@@ -158,33 +122,24 @@ class Session : public std::enable_shared_from_this<Session> {
     read();
   }
   void tick(SteadyClock::time_point now);
-  void wake();
+  void wake() override;
   void close(CloseReason reason);
-  bool unsent() const {
-    if (!out_.empty()) return true;
-    if (!exchange_) return false;
-    const std::lock_guard lock(exchange_->mutex);
-    return exchange_->unsent > 0;
-  }
+  bool unsent() const { return !out_.empty() || (exchange_ && exchange_->has_unsent()); }
 
  private:
   enum class Phase { kIdle, kHeader, kBody, kBusy, kLinger };
 
   void enter(Phase phase, Duration allowed) {
     phase_ = phase;
-    deadline_ = SteadyClock::now() + std::chrono::duration_cast<SteadyClock::duration>(allowed);
+    deadline_ = SteadyClock::now() + steady(allowed);
   }
   void read();
   void on_read(error_code ec, std::size_t count);
   void parse();
-  bool parse_header();
-  bool parse_body();
   void account_body(std::size_t bytes);
-  bool header_acceptable();
   void dispatch();
   HttpResponder begin_exchange(bool keep_alive);
   void fail(int status, std::string_view why);
-  void fail_parse(const error_code& ec);
   void pump();
   void on_write(error_code ec, std::size_t count);
   void complete();
@@ -192,20 +147,17 @@ class Session : public std::enable_shared_from_this<Session> {
 
   struct Out {
     std::string bytes;
-    std::shared_ptr<Exchange> exchange;  // null for "100 Continue"
+    std::shared_ptr<HttpExchange> exchange;  // null for "100 Continue"
   };
 
   std::shared_ptr<HttpCore> core_;
   tcp::socket socket_;
   std::string remote_;
-  // Read apart from buffer_: that is parsed, and moves, while a read is under way.
   std::array<char, kReadBytes> incoming_;
-  boost::beast::flat_buffer buffer_;
-  std::optional<http::request_parser<http::string_body>> parser_;
-  HttpRequest request_;  // header part, complete once the parser has passed the header
+  HttpRequestParser parser_;
   std::size_t body_held_ = 0;
-  std::shared_ptr<Exchange> exchange_;  // the answer in progress
-  bool finished_ = false;               // nothing more will come for exchange_
+  std::shared_ptr<HttpExchange> exchange_;  // the answer in progress
+  bool finished_ = false;                   // nothing more will come for exchange_
   std::deque<Out> out_;
   std::size_t out_offset_ = 0;  // written of out_.front()
   bool reading_ = false, writing_ = false, dead_ = false, eof_ = false;
@@ -213,153 +165,12 @@ class Session : public std::enable_shared_from_this<Session> {
   SteadyClock::time_point deadline_{}, progress_{};
 };
 
-// --- HttpRequest, HttpResponder, Exchange --------------------------------------------------------
-
-std::string_view HttpRequest::header(std::string_view lower_name) const {
-  const auto found = headers.find(std::string(lower_name));
-  return found == headers.end() ? std::string_view() : std::string_view(found->second);
-}
-
-void Exchange::wake() {
-  if (wake_posted) return;
-  wake_posted = true;
-  core->post([weak = session] {
-    if (const auto alive = weak.lock()) alive->wake();
-  });
-}
-
-bool Exchange::respond(HttpResponse response) {
-  const std::lock_guard lock(mutex);
-  if (stage != Stage::kPending || closed) return false;
-  stage = Stage::kFinished;
-  ResponseHead head;
-  head.status = response.status;
-  head.headers = &response.headers;
-  head.body =
-      response.status == 204 || response.status == 304 ? BodyKind::kNone : BodyKind::kLength;
-  head.length = response.body.size();
-  head.keep_alive = keep_alive;
-  head.http10 = http10;
-  head.unix_seconds = std::time(nullptr);
-  std::string bytes = response_head(head);
-  if (!head_only && head.body == BodyKind::kLength) bytes += response.body;
-  put(std::move(bytes));
-  wake();
-  return true;
-}
-
-bool Exchange::push(std::string bytes) {
-  const std::lock_guard lock(mutex);
-  if (stage != Stage::kStreaming || closed) return false;
-  if (bytes.empty() || head_only) return true;
-  std::string chunk = framed(std::move(bytes));
-  if (unsent + chunk.size() > core->options.stream_buffer_bytes) {
-    slow = true;
-    keep_alive = false;
-    stage = Stage::kFinished;
-    if (!stream.slow_tail.empty()) put(framed(std::move(stream.slow_tail)));
-    if (!http10) put(std::string(kLastChunk));
-    wake();
-    return false;
-  }
-  put(std::move(chunk));
-  wake();
-  return true;
-}
-
-void Exchange::finish(bool whole) {
-  const std::lock_guard lock(mutex);
-  if (stage != Stage::kStreaming || closed) return;
-  stage = Stage::kFinished;
-  if (!whole) keep_alive = false;
-  if (whole && !http10 && !head_only) put(std::string(kLastChunk));
-  wake();
-}
-
-ResponderState::~ResponderState() {
-  bool unanswered = false;
-  {
-    const std::lock_guard lock(shared->mutex);
-    unanswered = shared->stage == Shared::Stage::kPending && !shared->closed;
-  }
-  if (unanswered)
-    shared->respond(
-        shared->core->options.error_response(500, "the request was dropped without an answer"));
-  shared->finish(false);
-}
-
-bool HttpResponder::send(HttpResponse response) const {
-  return state_ && state_->shared->respond(std::move(response));
-}
-
-bool HttpResponder::start(StreamOptions options) const {
-  if (!state_) return false;
-  Exchange& exchange = *state_->shared;
-  const std::lock_guard lock(exchange.mutex);
-  if (exchange.stage != Exchange::Stage::kPending || exchange.closed) return false;
-  exchange.stage = Exchange::Stage::kStreaming;
-  if (exchange.http10) exchange.keep_alive = false;
-  ResponseHead head;
-  head.status = options.status;
-  head.headers = &options.headers;
-  head.body = exchange.http10 ? BodyKind::kUntilClose : BodyKind::kChunked;
-  head.keep_alive = exchange.keep_alive;
-  head.unix_seconds = std::time(nullptr);
-  exchange.put(response_head(head));
-  exchange.stream = std::move(options);
-  exchange.wake();
-  return true;
-}
-
-bool HttpResponder::push(std::string bytes) const {
-  return state_ && state_->shared->push(std::move(bytes));
-}
-
-void HttpResponder::finish() const {
-  if (state_) state_->shared->finish(true);
-}
-
-std::size_t HttpResponder::unsent_bytes() const {
-  if (!state_) return 0;
-  const std::lock_guard lock(state_->shared->mutex);
-  return state_->shared->unsent;
-}
-
-bool HttpResponder::closed() const {
-  if (!state_) return true;
-  const std::lock_guard lock(state_->shared->mutex);
-  return state_->shared->closed || state_->shared->slow;
-}
-
-void HttpResponder::on_close(std::function<void(CloseReason)> callback) const {
-  if (!state_) return;
-  Exchange& exchange = *state_->shared;
-  const std::lock_guard lock(exchange.mutex);
-  if (exchange.closed) {
-    exchange.core->post([fn = std::move(callback)] { fn(CloseReason::kClientGone); });
-    return;
-  }
-  exchange.on_close = std::move(callback);
-}
-
-void HttpResponder::when_unanswered(Duration wait, std::function<void()> callback) const {
-  if (!state_) return;
-  const std::lock_guard lock(state_->shared->mutex);
-  state_->shared->on_wait = std::move(callback);
-  state_->shared->wait_until =
-      SteadyClock::now() + std::chrono::duration_cast<SteadyClock::duration>(wait);
-}
-
-void HttpResponder::defer(std::function<void()> task) const {
-  if (state_) state_->shared->core->post(std::move(task));
-}
-
 // --- Session: reading ----------------------------------------------------------------------------
 
 void Session::read() {
   if (reading_ || dead_ || eof_) return;
   // Pipelined requests wait in the buffer; a client that sends ever more of them is left unread.
-  if (phase_ == Phase::kBusy && buffer_.size() >= limits::kHttpPipelineBytes) return;
+  if (phase_ == Phase::kBusy && parser_.buffered() >= limits::kHttpPipelineBytes) return;
   reading_ = true;
   socket_.async_read_some(asio::buffer(incoming_),
                           [self = shared_from_this()](error_code ec, std::size_t count) {
@@ -373,143 +184,42 @@ void Session::on_read(error_code ec, std::size_t count) {
   if (ec) {
     // A half-closed client still gets an answer which is complete; work that is under way for it
     // is given up, since a vanished client looks the same.
-    if (ec != asio::error::eof || !exchange_) return close(CloseReason::kClientGone);
-    bool answered = false;
-    {
-      const std::lock_guard lock(exchange_->mutex);
-      answered = exchange_->stage == Exchange::Stage::kFinished;
-    }
-    if (!answered) return close(CloseReason::kClientGone);
+    if (ec != asio::error::eof || !exchange_ || !exchange_->answered())
+      return close(CloseReason::kClientGone);
     eof_ = true;
     return;
   }
   if (phase_ != Phase::kLinger) {
-    buffer_.commit(asio::buffer_copy(buffer_.prepare(count), asio::buffer(incoming_, count)));
+    parser_.append({incoming_.data(), count});
     if (phase_ != Phase::kBusy) parse();
   }
   read();
 }
 
 void Session::parse() {
-  if (!parser_) {
-    // RFC 9112 section 2.2: empty lines before a request are ignored.
-    while (buffer_.size() > 0) {
-      const char first = *static_cast<const char*>(buffer_.data().data());
-      if (first != '\r' && first != '\n') break;
-      buffer_.consume(1);
-    }
-    if (buffer_.size() == 0) {
-      if (phase_ != Phase::kIdle) enter(Phase::kIdle, core_->options.idle);
-      return;
-    }
-    parser_.emplace();
-    parser_->header_limit(static_cast<std::uint32_t>(core_->options.header_bytes));
-    parser_->body_limit(core_->options.body_bytes);
-    enter(Phase::kHeader, core_->options.header_deadline);
+  using Progress = HttpRequestParser::Progress;
+  const Progress progress = parser_.advance();
+  if (progress == Progress::kNothing) {
+    if (phase_ != Phase::kIdle) enter(Phase::kIdle, core_->options.idle);
+    return;
   }
-  if (!parser_->is_header_done() && !parse_header()) return;
-  if (!parser_->is_done() && !parse_body()) return;
-  dispatch();
-}
-
-// false: more bytes are needed, or the request has been refused.
-bool Session::parse_header() {
-  error_code ec;
-  parser_->eager(false);
-  while (!parser_->is_header_done()) {
-    if (buffer_.size() == 0) return false;
-    const std::size_t used = parser_->put(buffer_.data(), ec);
-    buffer_.consume(used);
-    if (ec == http::error::need_more) {
-      ec = {};
-      if (used == 0) return false;
-      continue;
-    }
-    if (ec) {
-      fail_parse(ec);
-      return false;
+  if (phase_ == Phase::kIdle) enter(Phase::kHeader, core_->options.header_deadline);
+  if (progress == Progress::kHeader) return;
+  if (progress == Progress::kRefused) {
+    const HttpRequestParser::Refusal refusal = parser_.refusal();
+    return fail(refusal.status, refusal.why);
+  }
+  if (phase_ == Phase::kHeader) {
+    enter(Phase::kBody, core_->options.body_deadline);
+    if (parser_.expects_continue()) {
+      out_.push_back({"HTTP/1.1 100 Continue\r\n\r\n", nullptr});
+      pump();
     }
   }
-  if (!header_acceptable()) return false;
-  enter(Phase::kBody, core_->options.body_deadline);
-  if (!parser_->is_done() && buffer_.size() == 0 &&
-      equals_ignore_case(request_.header("expect"), "100-continue")) {
-    out_.push_back({"HTTP/1.1 100 Continue\r\n\r\n", nullptr});
-    pump();
-  }
-  return true;
-}
-
-// Takes the header out of the parser (trailers of a chunked body never reach it) and refuses what
-// Beast lets through but which two servers could read differently.
-bool Session::header_acceptable() {
-  const auto& message = parser_->get();
-  request_ = HttpRequest{};
-  request_.method = std::string(message.method_string());
-  request_.target = std::string(message.target());
-  Target target = split_target(request_.target);
-  request_.path = std::move(target.path);
-  request_.query = std::move(target.query);
-  request_.remote = remote_;
-  request_.keep_alive = parser_->keep_alive();
-  std::size_t hosts = 0;
-  for (const auto& field : message) {
-    const std::string name = to_lower({field.name_string().data(), field.name_string().size()});
-    const std::string value(field.value().data(), field.value().size());
-    if (name == "host") ++hosts;
-    auto [at, fresh] = request_.headers.emplace(name, value);
-    if (!fresh) at->second += ", " + value;
-  }
-  const unsigned version = message.version();
-  if (version != 10 && version != 11) {
-    fail(505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
-    return false;
-  }
-  const std::string_view encoding = request_.header("transfer-encoding");
-  if (request_.headers.count("transfer-encoding") != 0 &&
-      (version == 10 || !equals_ignore_case(trim(encoding), "chunked"))) {
-    fail(400, "Transfer-Encoding must be \"chunked\", with HTTP/1.1");
-    return false;
-  }
-  if (hosts > 1 || (version == 11 && hosts == 0)) {
-    fail(400, hosts > 1 ? "more than one Host header" : "the Host header is missing");
-    return false;
-  }
-  const std::string_view expect = request_.header("expect");
-  if (!expect.empty() && !equals_ignore_case(expect, "100-continue")) {
-    fail(417, "only Expect: 100-continue is understood");
-    return false;
-  }
-  return true;
-}
-
-bool Session::parse_body() {
-  error_code ec;
-  parser_->eager(true);
-  while (!parser_->is_done()) {
-    // Every chunked body ends in at least the 5 bytes "0\r\n\r\n", taken at once. Beast 1.81
-    // asserts that much when it resumes in a last chunk, so it is never given less.
-    if (buffer_.size() < (parser_->chunked() ? 5u : 1u)) return false;
-    const std::size_t used = parser_->put(buffer_.data(), ec);
-    buffer_.consume(used);
-    account_body(parser_->get().body().size());
-    if (core_->body_bytes > core_->options.bodies_bytes) {
-      fail(503, "too many request bodies are being received at once");
-      return false;
-    }
-    if (ec == http::error::need_more) {
-      ec = {};
-      if (used != 0) continue;
-      // Chunk extensions and trailers that do not end.
-      if (buffer_.size() > core_->options.header_bytes) fail(431, "a chunk header is too long");
-      return false;
-    }
-    if (ec) {
-      fail_parse(ec);
-      return false;
-    }
-  }
-  return true;
+  account_body(parser_.body_held());
+  if (core_->body_bytes > core_->options.bodies_bytes)
+    return fail(503, "too many request bodies are being received at once");
+  if (progress == Progress::kComplete) dispatch();
 }
 
 void Session::account_body(std::size_t bytes) {
@@ -517,22 +227,12 @@ void Session::account_body(std::size_t bytes) {
   body_held_ = bytes;
 }
 
-void Session::fail_parse(const error_code& ec) {
-  if (ec == http::error::body_limit)
-    return fail(413,
-                fmt::format("the request body is larger than {} bytes", core_->options.body_bytes));
-  if (ec == http::error::header_limit)
-    return fail(431, fmt::format("the request header is larger than {} bytes",
-                                 core_->options.header_bytes));
-  fail(400, fmt::format("malformed HTTP request: {}", ec.message()));
-}
-
 HttpResponder Session::begin_exchange(bool keep_alive) {
-  exchange_ = std::make_shared<Exchange>();
-  exchange_->core = core_;
-  exchange_->session = weak_from_this();
-  exchange_->head_only = parser_ && parser_->is_header_done() && request_.method == "HEAD";
-  exchange_->http10 = parser_ && parser_->is_header_done() && parser_->get().version() == 10;
+  exchange_ = std::make_shared<HttpExchange>();
+  exchange_->host = core_;
+  exchange_->writer = std::weak_ptr<HttpWriter>(shared_from_this());
+  exchange_->head_only = parser_.is_head();
+  exchange_->http10 = parser_.is_http10();
   exchange_->keep_alive = keep_alive;
   finished_ = false;
   phase_ = Phase::kBusy;
@@ -548,17 +248,16 @@ void Session::fail(int status, std::string_view why) {
 }
 
 void Session::dispatch() {
-  request_.body = std::move(parser_->get().body());
-  const HttpResponder responder = begin_exchange(request_.keep_alive);
-  parser_.reset();
+  const HttpResponder responder = begin_exchange(parser_.keep_alive());
+  HttpRequest request = parser_.take();
+  request.remote = remote_;
   account_body(0);
   try {
-    core_->handler(std::move(request_), responder);
+    core_->handler(std::move(request), responder);
   } catch (const std::exception& failure) {
     responder.send(core_->options.error_response(
         500, fmt::format("the request could not be handled: {}", failure.what())));
   }
-  request_ = HttpRequest{};
 }
 
 // --- Session: writing ----------------------------------------------------------------------------
@@ -572,12 +271,13 @@ void Session::wake() {
     exchange_->wake_posted = false;
     for (std::string& bytes : exchange_->ready) out_.push_back({std::move(bytes), exchange_});
     exchange_->ready.clear();
-    finished_ = exchange_->stage == Exchange::Stage::kFinished;
+    finished_ = exchange_->stage == HttpExchange::Stage::kFinished;
     slow = exchange_->slow;
     if (slow) slow_callback = std::exchange(exchange_->on_close, nullptr);
   }
   if (slow_callback) slow_callback(CloseReason::kSlowClient);
   pump();
+  if (exchange_) exchange_->tell_pressure();
   if (!writing_ && out_.empty() && finished_) complete();
 }
 
@@ -606,14 +306,12 @@ void Session::on_write(error_code ec, std::size_t count) {
     const std::size_t part = std::min(count, front.bytes.size() - out_offset_);
     count -= part;
     out_offset_ += part;
-    if (front.exchange) {
-      const std::lock_guard lock(front.exchange->mutex);
-      front.exchange->unsent -= std::min(part, front.exchange->unsent);
-    }
+    if (front.exchange) front.exchange->sent(part);
     if (out_offset_ < front.bytes.size()) break;
     out_.pop_front();
     out_offset_ = 0;
   }
+  if (exchange_) exchange_->tell_pressure();
   if (!out_.empty()) return pump();
   if (exchange_ && finished_) complete();
 }
@@ -622,12 +320,14 @@ void Session::complete() {
   bool keep_alive = false;
   std::function<void(CloseReason)> dropped;  // destroyed outside the lock
   std::function<void()> dropped_wait;
+  std::function<void(bool)> dropped_pressure;
   {
     const std::lock_guard lock(exchange_->mutex);
     if (!exchange_->ready.empty()) return;  // a wake is on its way
     keep_alive = exchange_->keep_alive;
     dropped = std::exchange(exchange_->on_close, nullptr);
     dropped_wait = std::exchange(exchange_->on_wait, nullptr);
+    dropped_pressure = std::exchange(exchange_->on_pressure, nullptr);
   }
   exchange_.reset();
   finished_ = false;
@@ -636,12 +336,7 @@ void Session::complete() {
   parse();
   if (eof_) {
     // The read side has ended: only a pipelined request that is answered already is still served.
-    bool answered = false;
-    if (exchange_) {
-      const std::lock_guard lock(exchange_->mutex);
-      answered = exchange_->stage == Exchange::Stage::kFinished;
-    }
-    if (!answered) close(CloseReason::kClientGone);
+    if (!exchange_ || !exchange_->answered()) close(CloseReason::kClientGone);
     return;
   }
   read();
@@ -654,7 +349,7 @@ void Session::linger() {
   socket_.shutdown(tcp::socket::shutdown_send, ignored);
   if (eof_ || ignored) return close(CloseReason::kClientGone);
   enter(Phase::kLinger, limits::kHttpLinger);
-  buffer_.consume(buffer_.size());
+  parser_.drop_buffered();
   read();
 }
 
@@ -665,30 +360,15 @@ void Session::close(CloseReason reason) {
   account_body(0);
   error_code ignored;
   socket_.close(ignored);
-  core_->sessions.erase(self);
+  core_->remove(self);
   out_.clear();
-  if (!exchange_) return;
-  std::function<void(CloseReason)> callback;
-  std::function<void()> dropped_wait;
-  std::vector<std::string> dropped;
-  bool tell = false;
-  {
-    const std::lock_guard lock(exchange_->mutex);
-    exchange_->closed = true;
-    exchange_->unsent = 0;
-    dropped.swap(exchange_->ready);
-    tell = exchange_->stage != Exchange::Stage::kFinished || exchange_->slow;
-    callback = std::exchange(exchange_->on_close, nullptr);
-    dropped_wait = std::exchange(exchange_->on_wait, nullptr);
-  }
-  exchange_.reset();
-  if (tell && callback) callback(reason);
+  if (const auto exchange = std::exchange(exchange_, nullptr)) exchange->abandon(reason);
 }
 
 void Session::tick(SteadyClock::time_point now) {
   if (dead_) return;
-  const auto stall = std::chrono::duration_cast<SteadyClock::duration>(core_->options.write_stall);
-  if (writing_ && now - progress_ > stall) return close(CloseReason::kSlowClient);
+  if (writing_ && now - progress_ > steady(core_->options.write_stall))
+    return close(CloseReason::kSlowClient);
   if (phase_ != Phase::kBusy) {
     if (now < deadline_) return;
     if (phase_ == Phase::kHeader || phase_ == Phase::kBody)
@@ -697,17 +377,16 @@ void Session::tick(SteadyClock::time_point now) {
     return close(CloseReason::kClientGone);
   }
   if (!exchange_) return;
+  exchange_->end_if_behind_since(now - steady(core_->options.slow_client));
   std::function<void()> waited;
   std::string idle;
   {
     const std::lock_guard lock(exchange_->mutex);
-    if (exchange_->stage == Exchange::Stage::kPending && exchange_->on_wait &&
+    if (exchange_->stage == HttpExchange::Stage::kPending && exchange_->on_wait &&
         now >= exchange_->wait_until)
       waited = std::exchange(exchange_->on_wait, nullptr);
-    const auto interval =
-        std::chrono::duration_cast<SteadyClock::duration>(exchange_->stream.idle_interval);
-    if (exchange_->stage == Exchange::Stage::kStreaming && exchange_->unsent == 0 &&
-        now - progress_ >= interval)
+    if (exchange_->stage == HttpExchange::Stage::kStreaming && exchange_->unsent == 0 &&
+        now - progress_ >= steady(exchange_->stream.idle_interval))
       idle = exchange_->stream.idle_bytes;
   }
   if (waited) waited();
@@ -784,21 +463,28 @@ void HttpCore::accept() {
 }
 
 void HttpCore::admit(tcp::socket socket) {
-  if (sessions.size() >= options.connections + limits::kHttpRejecting) return;
-  const bool full = sessions.size() >= options.connections;
+  if (sessions_.size() >= options.connections + limits::kHttpRejecting) return;
+  const bool full = sessions_.size() >= options.connections;
   const auto session = std::make_shared<Session>(shared_from_this(), std::move(socket));
-  sessions.insert(session);
+  sessions_.insert(session);
+  tally.connections.fetch_add(1);
+  tally.connections_open.store(sessions_.size());
   if (full)
     session->start_rejected();
   else
     session->start();
 }
 
+void HttpCore::remove(const std::shared_ptr<Session>& session) {
+  sessions_.erase(session);
+  tally.connections_open.store(sessions_.size());
+}
+
 void HttpCore::tick() {
-  ticker_.expires_after(std::chrono::duration_cast<SteadyClock::duration>(options.tick));
+  ticker_.expires_after(steady(options.tick));
   ticker_.async_wait([this](error_code ec) {
     if (ec || stopping_) return;
-    const std::vector<std::shared_ptr<Session>> snapshot(sessions.begin(), sessions.end());
+    const std::vector<std::shared_ptr<Session>> snapshot(sessions_.begin(), sessions_.end());
     const auto now = SteadyClock::now();
     for (const auto& session : snapshot) session->tick(now);
     if (std::exchange(accept_paused_, false)) accept();
@@ -809,11 +495,11 @@ void HttpCore::tick() {
 // Answers that were ended just before the stop are written first, as far as clients take them.
 void HttpCore::close_sessions(int tries) {
   // Those that wake() a session from now on are not heard any more.
-  const std::vector<std::shared_ptr<Session>> snapshot(sessions.begin(), sessions.end());
+  const std::vector<std::shared_ptr<Session>> snapshot(sessions_.begin(), sessions_.end());
   for (const auto& session : snapshot) session->wake();
-  const bool unsent = std::any_of(sessions.begin(), sessions.end(),
+  const bool unsent = std::any_of(sessions_.begin(), sessions_.end(),
                                   [](const auto& session) { return session->unsent(); });
-  if (!sessions.empty() && tries > 0 && (unsent || tries == kFlushTries)) {
+  if (!sessions_.empty() && tries > 0 && (unsent || tries == kFlushTries)) {
     ticker_.expires_after(kFlushPause);
     ticker_.async_wait([this, tries](error_code) { close_sessions(tries - 1); });
     return;
@@ -855,6 +541,10 @@ Result<std::uint16_t> HttpServer::listen(const std::string& host, std::uint16_t 
 
 void HttpServer::stop() {
   core_->stop();
+}
+
+HttpCounts HttpServer::counts() const {
+  return core_->tally.read();
 }
 
 }  // namespace mesh::api

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "api/http_counts.h"
 #include "api/http_text.h"
 #include "base/limits.h"
 #include "base/result.h"
@@ -40,14 +41,15 @@ struct HttpResponse {
 struct StreamOptions {
   int status = 200;
   HttpHeaders headers;
-  std::string slow_tail;   // last bytes for a client that let more than stream_buffer_bytes pile up
+  std::string slow_tail;   // last bytes for a client that is too slow
   std::string idle_bytes;  // sent whenever the stream was silent for idle_interval; "" for never
   Duration idle_interval = limits::kHttpStreamPing;
+  std::size_t buffer_bytes = 0;  // more unsent ones cut the stream; 0: stream_buffer_bytes
 };
 
 enum class CloseReason {
   kClientGone,     // end of file or error on the connection
-  kSlowClient,     // too many unsent bytes, or none accepted for write_stall
+  kSlowClient,     // too many unsent bytes or for too long, or none accepted for write_stall
   kServerStopped,  // stop()
 };
 
@@ -72,6 +74,10 @@ class HttpResponder {
   // Bytes of this answer which the operating system has not yet taken.
   std::size_t unsent_bytes() const;
   bool closed() const;
+  // Calls back on the HTTP thread with true when more than `high` bytes are unsent and with false
+  // when no more than `low` are left, in turns. A stream that stays between for slow_client ends
+  // with its slow_tail. Before start().
+  void on_pressure(std::size_t high, std::size_t low, std::function<void(bool)> callback) const;
   // Called once on the HTTP thread if the client goes before finish(); at the next turn if it has
   // gone already. Dropped uncalled when the answer is complete.
   void on_close(std::function<void(CloseReason)> callback) const;
@@ -90,12 +96,16 @@ struct HttpOptions {
   std::size_t bodies_bytes = limits::kHttpBodiesBytes;
   std::size_t connections = limits::kHttpConnections;
   std::size_t stream_buffer_bytes = limits::kStreamBufferBytes;
+  std::size_t stream_high_bytes = limits::kStreamHighBytes;  // for those who call on_pressure()
+  std::size_t stream_low_bytes = limits::kStreamLowBytes;
   Duration idle = limits::kHttpIdle;
   Duration header_deadline = limits::kHttpHeaderDeadline;
   Duration body_deadline = limits::kHttpBodyDeadline;
   Duration write_stall = limits::kHttpWriteStall;
+  Duration slow_client = limits::kSlowClient;
   Duration tick = milliseconds(250);  // resolution of the times above
   int send_buffer_bytes = 0;          // SO_SNDBUF of connections; 0: the system's choice
+  int unsent_low_bytes = limits::kHttpUnsentLowBytes;  // TCP_NOTSENT_LOWAT, where there is one
   // Makes the answers which the server gives by itself: 400 malformed, 408, 413, 417, 431, 500,
   // 503.
   std::function<HttpResponse(int status, std::string_view why)> error_response;
@@ -121,6 +131,8 @@ class HttpServer {
   // Closes all connections and joins the thread; responders stay valid and do nothing. Not to be
   // called on the HTTP thread.
   void stop();
+  // Any thread.
+  HttpCounts counts() const;
 
  private:
   std::shared_ptr<HttpCore> core_;

@@ -364,6 +364,65 @@ TEST_F(HttpServerTest, BoundsWhatASlowReaderLeavesUnread) {
   EXPECT_EQ(client.read_to_end(), "");
 }
 
+TEST_F(HttpServerTest, TellsWhenAReaderFallsBehindAndWhenItIsBack) {
+  HttpOptions options;
+  options.send_buffer_bytes = 4 << 10;
+  options.stream_buffer_bytes = 8 << 20;
+  TestClient client(serve(options), 4 << 10);
+  client.send(TestClient::text("GET", "/hold"));
+  auto held = held_.take();
+  ASSERT_TRUE(held);
+  Mailbox<std::pair<bool, std::size_t>> pressure;
+  held->responder.on_pressure(16 << 10, 8 << 10, [&](bool behind) {
+    pressure.put({behind, held->responder.unsent_bytes()});
+  });
+  held->responder.start({});
+  const std::string part(4000, 'z');
+  std::size_t pushed = 0;
+  for (int round = 0; round < 2; ++round) {
+    for (int i = 0; i < 500; ++i, ++pushed) ASSERT_TRUE(held->responder.push(part));
+    const auto behind = pressure.take();
+    ASSERT_TRUE(behind);
+    EXPECT_TRUE(behind->first);
+    if (round == 0) client.read_head();
+    for (int i = 0; i < 500; ++i) ASSERT_EQ(client.read_chunk(), part);
+    const auto back = pressure.take();
+    ASSERT_TRUE(back);
+    EXPECT_FALSE(back->first);
+    EXPECT_LE(back->second, 8u << 10);
+  }
+  held->responder.finish();
+  EXPECT_EQ(client.read_chunk(), "");
+  EXPECT_EQ(server_->counts().backpressure, 2u);
+  EXPECT_EQ(server_->counts().slow_clients, 0u);
+}
+
+TEST_F(HttpServerTest, EndsAStreamWhoseReaderStaysBehind) {
+  HttpOptions options;
+  options.send_buffer_bytes = 4 << 10;
+  options.stream_buffer_bytes = 8 << 20;
+  options.slow_client = milliseconds(20);
+  options.tick = milliseconds(5);
+  TestClient client(serve(options), 4 << 10);
+  client.send(TestClient::text("GET", "/hold"));
+  auto held = held_.take();
+  ASSERT_TRUE(held);
+  Mailbox<CloseReason> closed;
+  held->responder.on_close([&](CloseReason reason) { closed.put(reason); });
+  held->responder.on_pressure(16 << 10, 8 << 10, [](bool) {});
+  StreamOptions stream;
+  stream.slow_tail = "too slow";
+  held->responder.start(stream);
+  const std::string part(4000, 'z');
+  for (int i = 0; i < 500; ++i) held->responder.push(part);
+  EXPECT_EQ(closed.take(), CloseReason::kSlowClient);
+  EXPECT_FALSE(held->responder.push("more"));
+  const std::string body = client.read_response().body;
+  EXPECT_EQ(body.substr(body.size() - 8), "too slow");
+  EXPECT_EQ(client.read_to_end(), "");
+  EXPECT_EQ(server_->counts().slow_clients, 1u);
+}
+
 TEST_F(HttpServerTest, CutsAClientThatTakesNothing) {
   HttpOptions options;
   options.tick = milliseconds(5);

@@ -48,6 +48,8 @@ class TokenSink {
   // SamplingParams::prompt_logprobs.
   virtual void prompt_scores(std::vector<SampledToken> /*scores*/) {}
   virtual void token(const SampledToken& token) = 0;  // a stop token is not delivered
+  // The stop token that ends the sequence; right before finished(kStop).
+  virtual void stop_token(TokenId) {}
   virtual void finished(wire::Finish reason) = 0;
   virtual void failed(const Error& why) = 0;
 };

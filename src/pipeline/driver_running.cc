@@ -137,10 +137,11 @@ void Driver::accept_token(SequenceId handle, const wire::TokenRow& row, PeerId f
   ++tokens_in_window_;
   const SequenceId life = request.wire;
   // The sink may cancel from within token(); look again afterwards.
-  if (row.finish != wire::Finish::kStop) {
-    const std::shared_ptr<TokenSink> sink = request.sink;
+  const std::shared_ptr<TokenSink> sink = request.sink;
+  if (row.finish == wire::Finish::kStop)
+    sink->stop_token(row.token);
+  else
     sink->token({row.token, row.logprob, row.top});
-  }
   if (!handles_.contains(life)) return;
   if (row.finish != wire::Finish::kNone) return finish(handle, row.finish);
   give_credit(handle);
