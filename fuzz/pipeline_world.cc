@@ -137,6 +137,15 @@ void PipelineWorld::deliver(PeerId from, const env::Frame& frame) {
       return handle(wire::decode_close(frame), [&](const auto& m) { hop_.on_close(from, m); });
     case wire::FrameType::kFail:
       return handle(wire::decode_fail(frame), [&](const auto& m) { driver_.on_fail(from, m); });
+    case wire::FrameType::kExtend:
+      return handle(wire::decode_extend(frame), [&](const auto& m) { hop_.on_extend(from, m); });
+    case wire::FrameType::kCredit:
+      return handle(wire::decode_credit(frame), [&](const auto& m) { hop_.on_credit(from, m); });
+    case wire::FrameType::kRowsDone:
+      return handle(wire::decode_rows_done(frame),
+                    [&](const auto& m) { hop_.on_rows_done(from, m); });
+    case wire::FrameType::kScores:
+      return handle(wire::decode_scores(frame), [&](const auto& m) { driver_.on_scores(from, m); });
     default:
       return;
   }
@@ -149,26 +158,64 @@ SequenceId PipelineWorld::pick_sequence(Script& script) const {
   return started_[number % started_.size()];
 }
 
+void PipelineWorld::play_open(Script& script, PeerId from, SequenceId sequence) {
+  wire::Open open{sequence, from, Epoch{1}, kFingerprint, kClass, {}, 0, 0, 0, 0, {}, {}, {}, {}};
+  open.stages = stages_of(script.next(kRoutes));
+  open.prompt_tokens = 1 + script.next(70);
+  open.new_tokens_max = 1 + script.next(40);
+  open.replayed = script.next(4) == 0 ? script.next(open.new_tokens_max) : 0;
+  const std::uint32_t rows = open.prompt_tokens + open.replayed;
+  open.positions_max = rows + script.next(40);
+  open.sampling.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
+  const std::vector<TokenId> known(rows, TokenId{5});
+  // Prompts of the script are all of one token, and so are those of the driver.
+  if (script.next(2) == 0 && rows > kvcache::kPagePositions)
+    open.page_keys.push_back(kvcache::key_bytes(kvcache::page_keys(known, 1).front()));
+  switch (script.next(6)) {
+    case 0:
+      open.sampling.prompt_logprobs = true;
+      open.prompt_ids.assign(open.prompt_tokens - script.next(2), TokenId{5});
+      break;
+    case 1:
+      open.sampling.repetition_penalty = 1.25f;
+      open.prompt_ids.assign(script.next(2), TokenId{5});
+      open.replayed_ids.assign(open.replayed, TokenId{6});
+      break;
+    default:
+      break;
+  }
+  deliver(from, wire::encode(open));
+}
+
+void PipelineWorld::play_grant(Script& script, PeerId from, SequenceId sequence) {
+  const std::uint32_t positions = script.next(128);
+  switch (script.next(4)) {
+    case 0:
+      return deliver(from, wire::encode(wire::Extend{sequence, positions}));
+    case 1:
+      return deliver(from, wire::encode(wire::Credit{sequence, positions}));
+    case 2:
+      return deliver(from, wire::encode(wire::RowsDone{positions}));
+    default:
+      return deliver(from, wire::encode(wire::Scores{{{sequence, positions, TokenId{3}}}}));
+  }
+}
+
 void PipelineWorld::play_message(Script& script, PeerId from, std::uint32_t kind) {
   const SequenceId sequence = pick_sequence(script);
   if (kind == 0) {
-    wire::Open open{sequence, from, Epoch{1}, kFingerprint, kClass, {}, 0, 0, 0, 0, {}, {}, {}, {}};
-    open.stages = stages_of(script.next(kRoutes));
-    open.prompt_tokens = 1 + script.next(40);
-    open.new_tokens_max = 1 + script.next(40);
-    open.positions_max = open.prompt_tokens + script.next(40);
-    open.sampling.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
-    deliver(from, wire::encode(open));
+    play_open(script, from, sequence);
   } else if (kind == 1) {
-    deliver(from, wire::encode(wire::Prompt{
-                      sequence, std::vector<TokenId>(1 + script.next(40), TokenId{5})}));
+    deliver(from, wire::encode(wire::Prompt{sequence,
+                                            std::vector<TokenId>(1 + script.next(70), TokenId{5}),
+                                            script.next(3) * 64}));
   } else if (kind == 2) {
     wire::StepMessage step;
     step.route = wire::route_handle(Epoch{1}, stages_of(script.next(kRoutes)));
     const std::uint32_t runs = 1 + script.next(3);
     for (std::uint32_t run = 0; run < runs; ++run) {
       const SequenceId owner = run == 0 ? sequence : pick_sequence(script);
-      const std::uint32_t first = script.next(66), rows = 1 + script.next(40);
+      const std::uint32_t first = script.next(80), rows = 1 + script.next(40);
       for (std::uint32_t row = 0; row < rows; ++row)
         step.rows.push_back({owner, first + row, static_cast<TokenId>(row)});
     }
@@ -187,23 +234,25 @@ void PipelineWorld::play_message(Script& script, PeerId from, std::uint32_t kind
     deliver(from, wire::encode(wire::Close{{sequence, pick_sequence(script)}}));
   } else if (kind == 5) {
     deliver(from, wire::encode(wire::Fail{{sequence}, Error(Code::kInternal, "told so")}));
+  } else if (kind == 6) {
+    play_grant(script, from, sequence);
   } else {
     std::optional<Error> refused;
     if (script.next(4) == 0) refused = Error(Code::kUnavailable, "no");
-    deliver(from, wire::encode(wire::OpenReply{sequence, refused}));
+    deliver(from, wire::encode(wire::OpenReply{sequence, refused, 0, script.next(128)}));
   }
 }
 
 void PipelineWorld::play(Script& script) {
-  const std::uint32_t kind = script.next(16);
+  const std::uint32_t kind = script.next(17);
   const PeerId from = peer(1 + script.next(3));
-  if (kind < 7) {
+  if (kind < 8) {
     play_message(script, from, kind);
-  } else if (kind == 7) {
+  } else if (kind == 8) {
     const Error why(Code::kUnavailable, "link lost");
     hop_.on_peer_down(from);
     driver_.on_peer_down(from, why);
-  } else if (kind == 8) {
+  } else if (kind == 9) {
     route_ = script.next(kRoutes);
     pipeline::GenerateParams params;
     params.prompt.assign(1 + script.next(20), TokenId{3});
@@ -211,20 +260,20 @@ void PipelineWorld::play(Script& script) {
     params.sampling.stop_ids.push_back(static_cast<TokenId>(script.next(256)));
     sinks_.push_back(std::make_shared<Sink>(params.new_tokens_max));
     started_.push_back(driver_.start(std::move(params), sinks_.back()));
-  } else if (kind == 9 && !started_.empty()) {
+  } else if (kind == 10 && !started_.empty()) {
     const std::uint32_t which = script.next(static_cast<std::uint32_t>(started_.size()));
     if (!sinks_[which]->ended()) sinks_[which]->end();
     driver_.cancel(started_[which]);
-  } else if (kind == 10) {
-    compute_.fail_next(Error(Code::kInternal, "the engine failed"));
   } else if (kind == 11) {
-    hop_.fail_all(Error(Code::kUnavailable, "draining"));
+    compute_.fail_next(Error(Code::kInternal, "the engine failed"));
   } else if (kind == 12) {
-    lost_ = script.next(2) == 0 ? std::nullopt : std::optional<PeerId>(from);
+    hop_.fail_all(Error(Code::kUnavailable, "draining"));
   } else if (kind == 13) {
+    lost_ = script.next(2) == 0 ? std::nullopt : std::optional<PeerId>(from);
+  } else if (kind == 14) {
     hop_.refuse_new(script.next(2) == 0 ? std::nullopt
                                         : std::optional(Error(Code::kUnavailable, "draining")));
-  } else if (kind == 14) {
+  } else if (kind == 15) {
     loop_.advance(milliseconds(script.next(256)));
     driver_.tick(loop_.now());
   } else {

@@ -48,6 +48,8 @@ class PipelineWorld final : public env::Transport, public env::Random {
   void fill(std::span<std::byte> out) override;
 
   void deliver(PeerId from, const env::Frame& frame);
+  void play_open(Script& script, PeerId from, SequenceId sequence);
+  void play_grant(Script& script, PeerId from, SequenceId sequence);
   void play_message(Script& script, PeerId from, std::uint32_t kind);
   SequenceId pick_sequence(Script& script) const;
 

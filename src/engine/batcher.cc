@@ -74,17 +74,21 @@ void Batcher::enqueue(SequenceId sequence) {
   (waiting_.at(sequence).is_decode() ? decodes_ : prompts_).push_back(sequence);
 }
 
-std::optional<BatchPlan> Batcher::next() {
+std::optional<BatchPlan> Batcher::next(const BatchLimits& most) {
   if (waiting_.empty()) return std::nullopt;
+  const std::size_t prompt_rows =
+      std::clamp<std::size_t>(most.prompt_rows, 1, options_.prompt_rows);
   const std::size_t prompt_share =
-      prompts_.empty() ? 0 : std::max<std::size_t>(1, options_.batch_rows / 4);
+      prompts_.empty() ? 0 : std::clamp<std::size_t>(options_.batch_rows / 4, 1, prompt_rows);
+  const std::size_t decode_rows =
+      std::clamp<std::size_t>(most.decode_rows, 1, options_.batch_rows - prompt_share);
   std::vector<std::pair<SequenceId, std::size_t>> chosen;
-  while (!decodes_.empty() && chosen.size() < options_.batch_rows - prompt_share) {
+  while (!decodes_.empty() && chosen.size() < decode_rows) {
     chosen.emplace_back(decodes_.front(), 1);
     decodes_.pop_front();
   }
   std::size_t total = chosen.size();
-  std::size_t budget = std::min(options_.prompt_rows, options_.batch_rows - total);
+  std::size_t budget = std::min(prompt_rows, options_.batch_rows - total);
   while (!prompts_.empty() && budget > 0) {
     const std::size_t rows = std::min(budget, waiting_.at(prompts_.front()).rows);
     chosen.emplace_back(prompts_.front(), rows);

@@ -21,6 +21,12 @@ struct BatcherOptions {
   std::size_t prompt_rows = limits::kPrefillChunk;  // prompt rows of a step
 };
 
+// What one step may hold at most; 0 counts as 1, so that neither kind of row ever starves.
+struct BatchLimits {
+  std::size_t decode_rows = limits::kBatchRows;
+  std::size_t prompt_rows = limits::kPrefillChunk;
+};
+
 // Consecutive rows of one sequence within a plan.
 struct BatchPart {
   SequenceId sequence;
@@ -42,8 +48,9 @@ struct BatchPlan {
 // Rows that wait at the input of one stage. Decode rows go first, in order of arrival; prompts
 // share what is left of the budget, each step starting with the prompt that has waited longest, and
 // a prompt that was cut goes to the end of the queue. When more decode rows wait than a step holds,
-// prompts still get a quarter of it. Rows of a sequence keep their order and are never reordered or
-// merged with another sequence's. Not thread-safe: it belongs to the control loop.
+// prompts still get a quarter of it, or their limit when that is less. Rows of a sequence keep
+// their order and are never reordered or merged with another sequence's. Not thread-safe: it
+// belongs to the control loop.
 class Batcher {
  public:
   explicit Batcher(const BatcherOptions& options);
@@ -54,11 +61,15 @@ class Batcher {
   // gap after the rows that wait already), resource_exhausted (too many sequences or bytes wait).
   Result<void> add_rows(SequenceId sequence, std::int32_t first_position,
                         std::span<const TokenId> tokens, Buffer rows, bool is_decode);
-  // The rows of the next step, taken out of the queue; nothing when none wait.
-  std::optional<BatchPlan> next();
+  // The rows of the next step, taken out of the queue; nothing when none wait. The options bound it
+  // whatever the limits say.
+  std::optional<BatchPlan> next(const BatchLimits& most);
+  std::optional<BatchPlan> next() { return next({options_.batch_rows, options_.prompt_rows}); }
   // Forgets the waiting rows of a sequence and returns how many there were.
   std::size_t drop(SequenceId sequence);
 
+  // Sequences whose only waiting row is the next one of a generation.
+  std::size_t waiting_decodes() const { return decodes_.size(); }
   std::size_t waiting_rows() const { return waiting_rows_; }
   std::size_t waiting_sequences() const { return waiting_.size(); }
 

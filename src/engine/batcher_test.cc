@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -49,110 +53,89 @@ std::string text_of(const BatchPlan& plan) {
   return text;
 }
 
-// Runs a script: "prompt S FIRST COUNT", "decode S POSITION", "drop S", "step" (appends one line).
-std::string run_script(const BatcherOptions& options, const std::string& script) {
-  Batcher batcher(options);
-  std::istringstream lines(script);
-  std::string line, out;
-  while (std::getline(lines, line)) {
+// Plays one command of tests/scenarios/batcher/*.txt and gives the lines that follow from it:
+//   options batch=N prompt=N (anew) | prompt S FIRST COUNT | decode S POSITION | drop S
+//   step [decode=N] [prompt=N]
+class Scenario {
+ public:
+  std::string play(const std::string& line) {
     std::istringstream words(line);
     std::string verb;
+    words >> verb;
+    if (verb == "options" || verb == "step") return with_limits(verb, words);
     std::uint64_t sequence = 0;
     std::int32_t first = 0;
     std::size_t count = 1;
-    if (!(words >> verb)) continue;
-    words >> sequence >> first >> count;
-    if (verb == "step") {
-      const auto plan = batcher.next();
-      out += (plan ? text_of(*plan) : "nothing") + "\n";
-    } else if (verb == "drop") {
-      out += "dropped " + std::to_string(batcher.drop(SequenceId{sequence})) + "\n";
-    } else {
-      if (verb == "decode") count = 1;
-      const auto added = batcher.add_rows(SequenceId{sequence}, first,
+    words >> sequence >> first;
+    if (verb == "drop")
+      return "dropped " + std::to_string(batcher_->drop(SequenceId{sequence})) + "\n";
+    if (verb != "prompt" && verb != "decode") return "unknown command " + verb + "\n";
+    if (verb == "prompt") words >> count;
+    const auto added = batcher_->add_rows(SequenceId{sequence}, first,
                                           tokens_of(sequence, first, count), {}, verb == "decode");
-      if (!added.ok()) out += "error: " + added.error().message + "\n";
-    }
+    return added.ok() ? "" : "error: " + added.error().message + "\n";
   }
-  return out;
+
+ private:
+  std::string with_limits(const std::string& verb, std::istringstream& words) {
+    BatcherOptions options;
+    BatchLimits most;
+    for (std::string word; words >> word;) {
+      const std::size_t equals = word.find('='), value = std::stoul(word.substr(equals + 1));
+      const std::string name = word.substr(0, equals);
+      if (name == "batch") options.batch_rows = value;
+      if (name == "decode") most.decode_rows = value;
+      if (name == "prompt") options.prompt_rows = most.prompt_rows = value;
+    }
+    if (verb == "options") {
+      batcher_.emplace(options);
+      return {};
+    }
+    const auto plan = batcher_->next(most);
+    return (plan ? text_of(*plan) : "nothing") + "\n";
+  }
+
+  std::optional<Batcher> batcher_ = Batcher(BatcherOptions{});
+};
+
+// Commands stand at the left margin, what follows from them is indented below.
+// MESH_UPDATE_GOLDEN=1 rewrites the indented lines; the difference is then reviewed like code.
+TEST(BatcherScenario, PlaysAsWritten) {
+  namespace fs = std::filesystem;
+  std::vector<fs::path> files;
+  const fs::path folder = fs::path(MESH_TEST_DATA).parent_path() / "scenarios" / "batcher";
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".txt") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  ASSERT_GE(files.size(), 8u);
+  for (const fs::path& file : files) {
+    std::ifstream in(file);
+    std::string written, played;
+    Scenario scenario;
+    for (std::string line; std::getline(in, line);) {
+      written += line + "\n";
+      if (line.rfind("  ", 0) == 0) continue;
+      played += line + "\n";
+      if (line.empty() || line[0] == '#') continue;
+      std::istringstream given(scenario.play(line));
+      for (std::string out; std::getline(given, out);) played += "  " + out + "\n";
+    }
+    in.close();
+    if (std::getenv("MESH_UPDATE_GOLDEN") != nullptr)
+      std::ofstream(file) << played;
+    else
+      EXPECT_EQ(written, played) << file;
+  }
 }
 
-TEST(BatcherScenario, DecodesGoFirstAndPromptsShareTheBudget) {
-  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 4}, R"(
-prompt 1 0 6
-prompt 2 0 3
-decode 3 17
-step
-decode 3 18
-decode 4 5
-step
-step
-step
-)"),
-            "d3@17 p1@0+4\n"
-            "d3@18 d4@5 p2@0+3 p1@4+1\n"
-            "p1@5+1\n"
-            "nothing\n");
-}
-
-TEST(BatcherScenario, ALongPromptDoesNotHoldUpAShortOne) {
-  EXPECT_EQ(run_script({.batch_rows = 4, .prompt_rows = 4}, R"(
-prompt 1 0 100
-step
-prompt 2 0 2
-step
-step
-)"),
-            "p1@0+4\n"
-            "p1@4+4\n"
-            "p2@0+2 p1@8+2\n");
-}
-
-TEST(BatcherScenario, PromptsKeepAQuarterWhenDecodesFillAStep) {
-  EXPECT_EQ(run_script({.batch_rows = 4, .prompt_rows = 4}, R"(
-decode 1 9
-decode 2 9
-decode 3 9
-decode 4 9
-decode 5 9
-prompt 6 0 2
-step
-step
-)"),
-            "d1@9 d2@9 d3@9 p6@0+1\n"
-            "d4@9 d5@9 p6@1+1\n");
-}
-
-TEST(BatcherScenario, DropForgetsOnlyThatSequence) {
-  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 8}, R"(
-prompt 1 0 5
-decode 2 3
-decode 3 4
-drop 1
-drop 2
-drop 9
-step
-step
-)"),
-            "dropped 5\ndropped 1\ndropped 0\nd3@4\nnothing\n");
-}
-
-TEST(BatcherScenario, RowsOfASequenceMergeInOrderAndGapsAreRefused) {
-  EXPECT_EQ(run_script({.batch_rows = 8, .prompt_rows = 8}, R"(
-prompt 1 0 2
-prompt 1 2 2
-decode 1 4
-prompt 1 9 1
-decode 2 7
-decode 2 8
-step
-prompt 1 -1 1
-prompt 1 0 0
-)"),
-            "error: rows at position 9 after position 4\n"
-            "p1@0+5 p2@7+2\n"
-            "error: 1 rows at position -1\n"
-            "error: no rows to run\n");
+TEST(Batcher, DefaultLimitsAreTheOptions) {
+  Batcher batcher({.batch_rows = 8, .prompt_rows = 4});
+  ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 0, tokens_of(1, 0, 6), {}, false).ok());
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 9, tokens_of(2, 9, 1), {}, true).ok());
+  EXPECT_EQ(batcher.waiting_decodes(), 1u);
+  EXPECT_EQ(text_of(*batcher.next()), "d2@9 p1@0+4");
+  EXPECT_EQ(text_of(*batcher.next()), "p1@4+2");
+  EXPECT_FALSE(batcher.next().has_value());
 }
 
 TEST(Batcher, ChecksSizesAndLimits) {
@@ -198,11 +181,18 @@ void random_load(std::uint64_t seed) {
       EXPECT_EQ(batcher.drop(SequenceId{sequence}),
                 static_cast<std::size_t>(added[sequence] - done[sequence]));
       done[sequence] = added[sequence];
-    } else if (auto plan = batcher.next()) {
+    } else {
+      const BatchLimits most = random.below(2) == 0
+                                   ? BatchLimits{options.batch_rows, options.prompt_rows}
+                                   : BatchLimits{random.below(30), random.below(30)};
+      const std::size_t waited = batcher.waiting_rows();
+      auto plan = batcher.next(most);
+      ASSERT_EQ(plan.has_value(), waited > 0);
+      if (!plan) continue;
       ASSERT_LE(plan->rows(), options.batch_rows);
       ASSERT_EQ(plan->hidden.size(), plan->rows() * options.row_bytes);
       std::set<std::uint64_t> seen;
-      std::size_t prompt_rows = 0, offset = 0;
+      std::size_t prompt_rows = 0, decode_rows = 0, offset = 0;
       bool prompts_began = false;
       for (const BatchPart& part : plan->parts) {
         const std::uint64_t id = part.sequence.value;
@@ -212,6 +202,7 @@ void random_load(std::uint64_t seed) {
         ASSERT_GT(part.rows, 0);
         ASSERT_FALSE(part.decode && prompts_began);
         prompts_began = prompts_began || !part.decode;
+        decode_rows += part.decode ? 1 : 0;
         prompt_rows += part.decode ? 0 : static_cast<std::size_t>(part.rows);
         for (std::int32_t i = 0; i < part.rows; ++i, ++offset) {
           const TokenId token = plan->tokens[offset];
@@ -226,6 +217,8 @@ void random_load(std::uint64_t seed) {
       }
       ASSERT_EQ(offset, plan->rows());
       ASSERT_LE(prompt_rows, options.prompt_rows);
+      ASSERT_LE(prompt_rows, std::max<std::size_t>(most.prompt_rows, 1));
+      ASSERT_LE(decode_rows, std::max<std::size_t>(most.decode_rows, 1));
       for (const auto& [id, count] : added) {
         int& idle = idle_steps[id];
         idle = seen.contains(id) || done[id] == count ? 0 : idle + 1;

@@ -14,6 +14,7 @@ Hop::Hop(env::Env& env, engine::Compute& compute)
     if (alive.expired()) return;
     if (pages_) metrics_.pages(pages_->used(), pages_->cached(), pages_->free_pages());
     metrics_.parked_sequences.set(static_cast<double>(parked_));
+    metrics_.micro_batches_in_flight.set(static_cast<double>(pacer_.in_flight()));
   });
 }
 
@@ -21,6 +22,8 @@ void Hop::hold(const Holding& holding) {
   MESH_CHECK(idle(), "hold() with {} sequences open", sequences_.size());
   holding_ = holding;
   pages_ = std::make_unique<kvcache::PageTables>(holding.pages);
+  cost_ = engine::StepCost();
+  pacer_ = RingPacer();
   engine::BatcherOptions options;
   options.row_bytes = holding.layers.begin == 0 ? 0 : row_bytes_;
   // A step's rows may all go on in one frame: 16 bytes and one residual row each.
@@ -96,9 +99,9 @@ void Hop::on_tokens(PeerId from, const wire::Tokens& tokens) {
     const auto found = sequences_.find(row.sequence);
     if (found == sequences_.end() || found->second.closing) continue;
     Sequence& sequence = found->second;
-    if (!sequence.first() || sequence.stages.back().node != from ||
-        row.finish != wire::Finish::kNone)
-      continue;
+    if (!sequence.first() || sequence.stages.back().node != from) continue;
+    pacer_.returned(row.sequence, env_.clock.now());
+    if (row.finish != wire::Finish::kNone) continue;
     if (const Result<void> fits = check_token(sequence, row); !fits.ok())
       fail({row.sequence}, fits.error());
     else

@@ -25,11 +25,13 @@
 #include "base/result.h"
 #include "engine/batcher.h"
 #include "engine/compute.h"
+#include "engine/step_cost.h"
 #include "engine/step_job.h"
 #include "env/env.h"
 #include "kvcache/page_tables.h"
 #include "pipeline/hop_metrics.h"
 #include "pipeline/prompt_window.h"
+#include "pipeline/ring_pacer.h"
 #include "wire/messages.h"
 
 namespace mesh::pipeline {
@@ -87,6 +89,9 @@ class Hop {
   std::uint64_t prefix_hits() const { return prefix_hits_; }
   // Decode rows per step, over all steps that had some.
   double mean_decode_batch() const;
+  // Steps of decode rows whose tokens are on their way, and the most there ever were (stage 0).
+  std::size_t micro_batches() const { return pacer_.in_flight(); }
+  std::size_t micro_batches_max() const { return micro_batches_max_; }
   // Prompt rows that may be sent to this peer now.
   std::size_t prompt_room(PeerId next) const { return window_.room(next); }
 
@@ -178,14 +183,14 @@ class Hop {
   void run_or_park(SequenceId id, Sequence& sequence, TokenId token);
   void resume(SequenceId id, Sequence& sequence);
   Result<void> grow(SequenceId id, Sequence& sequence, std::uint32_t positions);
-  void acknowledge(Sequence& sequence, std::size_t rows);  // to the stage before
+  void rows_done(Sequence& sequence, std::size_t rows);
   void acknowledge_late(PeerId from, const wire::StepMessage& step, std::size_t begin,
                         std::size_t end);
-  void tell_done(PeerId to, std::uint32_t rows);
+  void tell_done(PeerId to);
   void remember_closed(SequenceId id, const Sequence& sequence);
 
   // hop_step.cc
-  std::optional<engine::BatchPlan> next_plan();
+  engine::BatchLimits step_limits();
   void pump();
   void step_done(const Flight& flight, Result<engine::StepOutput> output);
   void account(const Flight& flight, const Result<engine::StepOutput>& output);
@@ -193,6 +198,7 @@ class Hop {
   void send_micro_batch(RouteHandle route, const Flight& flight,
                         const std::vector<const engine::BatchPart*>& parts,
                         const engine::StepOutput& output);
+  void depart(const Flight& flight);
   void release_closing(const Flight& flight);
 
   // hop_answer.cc
@@ -209,6 +215,9 @@ class Hop {
   std::unique_ptr<kvcache::PageTables> pages_;
   std::unique_ptr<engine::Batcher> batcher_;
   std::map<SequenceId, Sequence> sequences_;
+  engine::StepCost cost_;
+  RingPacer pacer_;
+  std::size_t micro_batches_max_ = 0;
   PromptWindow window_;
   bool prompts_held_ = false;
   // prefill_end of sequences that ended here, the oldest first in closed_order_: their rows may

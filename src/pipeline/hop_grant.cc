@@ -76,11 +76,10 @@ void Hop::on_rows_done(PeerId from, const wire::RowsDone& done) {
 }
 
 // Prompt rows of this sequence were computed or dropped.
-void Hop::acknowledge(Sequence& sequence, std::size_t rows) {
+void Hop::rows_done(Sequence& sequence, std::size_t rows) {
   rows = std::min(rows, sequence.prompt_due);
-  if (rows == 0) return;
   sequence.prompt_due -= rows;
-  tell_done(sequence.before(), window_.done(sequence.before(), rows));
+  window_.done(sequence.before(), rows);
 }
 
 // Rows of a sequence that has ended here: the stage before still counts them. Where it is not known
@@ -101,10 +100,12 @@ void Hop::acknowledge_late(PeerId from, const wire::StepMessage& step, std::size
     if (step.rows[row].position < prefill_end) ++rows;
   if (rows == 0) return;
   window_.arrived(from, rows);
-  tell_done(from, window_.done(from, rows));
+  window_.done(from, rows);
+  tell_done(from);
 }
 
-void Hop::tell_done(PeerId to, std::uint32_t rows) {
+void Hop::tell_done(PeerId to) {
+  const std::uint32_t rows = window_.tell(to);
   // A lost link takes the counts of both ends with it.
   if (rows > 0) (void)env_.transport.send(to, wire::encode(wire::RowsDone{rows})).ok();
 }

@@ -210,6 +210,7 @@ bool Hop::in_flight(SequenceId id) const {
 void Hop::end(SequenceId id) {
   Sequence& sequence = sequences_.at(id);
   batcher_->drop(id);
+  pacer_.dropped(id);
   sequence.prompt_waiting = 0;
   if (sequence.parked) {
     sequence.parked.reset();
@@ -220,7 +221,8 @@ void Hop::end(SequenceId id) {
     return;
   }
   if (!sequence.first()) {
-    acknowledge(sequence, sequence.prompt_due);
+    rows_done(sequence, sequence.prompt_due);
+    tell_done(sequence.before());
     remember_closed(id, sequence);
   }
   pages_->release(id);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "base/limits.h"
@@ -10,9 +11,12 @@
 
 namespace mesh::pipeline {
 
-std::optional<engine::BatchPlan> Hop::next_plan() {
-  std::size_t room = limits::kBatchRows, waiting = 0;
+// Decode rows: at stage 0 so few that several micro-batches are on their way at once. Prompt rows:
+// as many as delay the running generations little, and as the next stages have room for.
+engine::BatchLimits Hop::step_limits() {
+  std::size_t room = limits::kBatchRows, waiting = 0, running = 0;
   for (const auto& [id, sequence] : sequences_) {
+    if (sequence.decoding()) ++running;
     if (sequence.prompt_waiting == 0) continue;
     waiting += sequence.prompt_waiting;
     // The least room of all: which prompt comes first is the batcher's choice.
@@ -21,12 +25,19 @@ std::optional<engine::BatchPlan> Hop::next_plan() {
   const bool held = waiting > 0 && room == 0;
   if (held && !prompts_held_) metrics_.held_by_prompt_rows.add();
   prompts_held_ = held;
-  return batcher_->next();
+  engine::BatchLimits most;
+  most.prompts_wait = held;
+  if (running > 0 && holding_.layers.begin == 0) most.decode_rows = pacer_.decode_cap(running);
+  // Generations that are elsewhere in the ring come back while this step runs.
+  const std::size_t beside = std::clamp<std::size_t>(
+      batcher_->waiting_decodes(), std::min<std::size_t>(running, 1), most.decode_rows);
+  most.prompt_rows = std::min(room, cost_.prompt_rows(beside, limits::kPrefillChunk));
+  return most;
 }
 
 void Hop::pump() {
   if (step_in_flight_ || !batcher_) return;
-  std::optional<engine::BatchPlan> plan = next_plan();
+  std::optional<engine::BatchPlan> plan = batcher_->next(step_limits());
   if (!plan.has_value()) return;
   Flight flight;
   flight.parts = plan->parts;
@@ -78,6 +89,7 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
     fail(broken, Error(Code::kInternal,
                        fmt::format("non_finite: layers {} gave numbers that are not finite",
                                    holding_.layers.to_string())));
+  depart(flight);
   if (output->residual_out.empty())
     return_tokens(flight, *output);
   else
@@ -88,14 +100,18 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
 // What the step leaves behind whoever of its sequences has ended meanwhile: measurements, pages
 // with known content, rows to acknowledge.
 void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output) {
+  std::set<PeerId> senders;
   for (std::size_t s = 0; s < flight.parts.size(); ++s) {
     const engine::BatchPart& part = flight.parts[s];
     const auto found = sequences_.find(part.sequence);
     MESH_CHECK(found != sequences_.end(), "a sequence ended while its rows were computed");
+    Sequence& sequence = found->second;
     const auto rows = static_cast<std::size_t>(part.rows);
-    if (!found->second.first())
-      acknowledge(found->second,
-                  found->second.prompt_rows(static_cast<std::uint32_t>(part.first_position), rows));
+    if (!sequence.first()) {
+      senders.insert(sequence.before());
+      rows_done(sequence,
+                sequence.prompt_rows(static_cast<std::uint32_t>(part.first_position), rows));
+    }
     if (!output.ok()) continue;
     rows_computed_ += rows;
     if (output->non_finite[s] == 0)
@@ -103,8 +119,24 @@ void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output
           part.sequence,
           std::span(flight.tokens).subspan(static_cast<std::size_t>(part.offset), rows));
   }
-  if (output.ok())
-    metrics_.step(flight.decode_rows, flight.tokens.size() - flight.decode_rows, output->compute);
+  for (PeerId sender : senders) tell_done(sender);
+  if (!output.ok()) return;
+  const std::size_t prompt_rows = flight.tokens.size() - flight.decode_rows;
+  metrics_.step(flight.decode_rows, prompt_rows, output->compute);
+  cost_.observe(flight.decode_rows, prompt_rows, output->compute);
+  if (holding_.layers.begin == 0 && prompt_rows == 0)
+    pacer_.step(flight.decode_rows, output->compute);
+}
+
+// At stage 0: the decode rows of the step are one micro-batch from now on.
+void Hop::depart(const Flight& flight) {
+  if (holding_.layers.begin != 0) return;
+  std::vector<SequenceId> batch;
+  for (const engine::BatchPart& part : flight.parts)
+    if (part.decode && sequences_.contains(part.sequence)) batch.push_back(part.sequence);
+  if (batch.empty()) return;
+  pacer_.sent(batch, env_.clock.now());
+  micro_batches_max_ = std::max(micro_batches_max_, pacer_.in_flight());
 }
 
 void Hop::release_closing(const Flight& flight) {

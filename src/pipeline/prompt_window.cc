@@ -29,13 +29,18 @@ void PromptWindow::arrived(PeerId from, std::size_t rows) {
   if (rows > 0) incoming_[from].waiting += rows;
 }
 
-std::uint32_t PromptWindow::done(PeerId from, std::size_t rows) {
-  const auto found = incoming_.find(from);
-  if (found == incoming_.end()) return 0;
-  Incoming& link = found->second;
+void PromptWindow::done(PeerId from, std::size_t rows) {
+  if (rows == 0) return;
+  Incoming& link = incoming_[from];
   MESH_CHECK(rows <= link.waiting, "{} prompt rows done, {} wait", rows, link.waiting);
   link.waiting -= rows;
   link.done += rows;
+}
+
+std::uint32_t PromptWindow::tell(PeerId from) {
+  const auto found = incoming_.find(from);
+  if (found == incoming_.end()) return 0;
+  Incoming& link = found->second;
   if (link.waiting > 0 && link.done < limits::kPromptRowsDone) return 0;
   const auto told = static_cast<std::uint32_t>(std::exchange(link.done, 0));
   if (link.waiting == 0) incoming_.erase(found);

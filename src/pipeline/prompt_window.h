@@ -23,9 +23,11 @@ class PromptWindow {
 
   // Rows of this peer that wait here.
   void arrived(PeerId from, std::size_t rows);
-  // So many of them were computed or dropped. Returns what ROWS_DONE says now: all that is not
-  // acknowledged, once that is limits::kPromptRowsDone or none of this peer's rows wait, else 0.
-  std::uint32_t done(PeerId from, std::size_t rows);
+  // So many of them were computed or dropped.
+  void done(PeerId from, std::size_t rows);
+  // What ROWS_DONE says now: all that is not acknowledged, once that is limits::kPromptRowsDone or
+  // none of this peer's rows wait, else 0. They count as acknowledged.
+  std::uint32_t tell(PeerId from);
 
   // Both ends of a lost link start again from nothing.
   void lost(PeerId peer);
