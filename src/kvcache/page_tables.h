@@ -66,6 +66,8 @@ class PageTables {
   // their sequences and are shared with nobody new.
   void forget();
 
+  // The pages behind the tables, to look at.
+  const PrefixCache& cache() const { return cache_; }
   bool contains(SequenceId sequence) const { return tables_.contains(sequence); }
   std::size_t sequences() const { return tables_.size(); }
   // Referenced by a sequence, a shared page counted once.
