@@ -25,6 +25,7 @@ struct BatcherOptions {
 struct BatchLimits {
   std::size_t decode_rows = limits::kBatchRows;
   std::size_t prompt_rows = limits::kPrefillChunk;
+  bool prompts_wait = false;  // none at all: the next stage has no room for prompt rows
 };
 
 // Consecutive rows of one sequence within a plan.
@@ -64,7 +65,9 @@ class Batcher {
   // The rows of the next step, taken out of the queue; nothing when none wait. The options bound it
   // whatever the limits say.
   std::optional<BatchPlan> next(const BatchLimits& most);
-  std::optional<BatchPlan> next() { return next({options_.batch_rows, options_.prompt_rows}); }
+  std::optional<BatchPlan> next() {
+    return next({options_.batch_rows, options_.prompt_rows, false});
+  }
   // Forgets the waiting rows of a sequence and returns how many there were.
   std::size_t drop(SequenceId sequence);
 

@@ -183,8 +183,8 @@ void random_load(std::uint64_t seed) {
       done[sequence] = added[sequence];
     } else {
       const BatchLimits most = random.below(2) == 0
-                                   ? BatchLimits{options.batch_rows, options.prompt_rows}
-                                   : BatchLimits{random.below(30), random.below(30)};
+                                   ? BatchLimits{options.batch_rows, options.prompt_rows, false}
+                                   : BatchLimits{random.below(30), random.below(30), false};
       const std::size_t waited = batcher.waiting_rows();
       auto plan = batcher.next(most);
       ASSERT_EQ(plan.has_value(), waited > 0);
@@ -297,6 +297,21 @@ TEST(StepJob, EveryDamagedFieldIsRefused) {
     damage[i](job);
     EXPECT_FALSE(check_step_job(job, 3, 64, 10, 0).ok()) << "damage " << i;
   }
+}
+
+TEST(Batcher, PromptsThatHaveToWaitLetDecodesPass) {
+  Batcher batcher(BatcherOptions{});
+  const std::vector<TokenId> prompt(100, 3), token(1, 4);
+  ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 0, prompt, Buffer(), false).ok());
+  BatchLimits held;
+  held.prompts_wait = true;
+  EXPECT_FALSE(batcher.next(held));
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 9, token, Buffer(), true).ok());
+  const std::optional<BatchPlan> plan = batcher.next(held);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->parts, (std::vector<BatchPart>{{SequenceId{2}, 9, 1, 0, true}}));
+  EXPECT_FALSE(batcher.next(held));
+  EXPECT_EQ(batcher.next()->rows(), 100u);
 }
 
 }  // namespace
