@@ -40,7 +40,7 @@ AdmissionActions Admission::step(Instant now, const AdmissionInput& input) {
         break;
       case Kind::kNoPages:
       case Kind::kNoRoute:
-        if (state == State::kOpening) refused(now, id, sequence, input.kind == Kind::kNoPages);
+        if (held) refused(now, id, sequence, input.kind == Kind::kNoPages);
         break;
       case Kind::kExtendRefused:
         if (state == State::kRunning) extend_refused(now, id, sequence, input.sharing, actions);

@@ -28,7 +28,7 @@ struct AdmissionInput {
     kTime,           // nothing has happened
     kArrived,        // a new sequence
     kOpened,         // every stage has reserved its pages
-    kNoPages,        // a stage has no pages for it
+    kNoPages,        // a stage has no pages for it, or has them no more
     kNoRoute,        // no route, or a stage cannot serve yet
     kExtendRefused,  // a stage has no more pages for a running sequence; see `sharing`
     kExtended,       // every stage has given them

@@ -106,14 +106,24 @@ void Driver::preempt(SequenceId handle) {
   const auto found = requests_.find(handle);
   if (found == requests_.end() || !found->second.open()) return;
   Request& request = found->second;
-  if (request.phase == Phase::kRunning) {
-    ++preemptions_;
-    preemptions_total_.add();
-    env_.events.info("request.preempted", {{"sequence", to_hex(handle.value)},
-                                           {"positions", std::to_string(request.known())}});
-  }
+  count_preemption(handle, request);
   close_life(request);
   if (!request.reading) set_aside(handle);
+}
+
+void Driver::count_preemption(SequenceId handle, const Request& request) {
+  if (request.phase != Phase::kRunning) return;
+  ++preemptions_;
+  preemptions_total_.add();
+  env_.events.info("request.preempted", {{"sequence", to_hex(handle.value)},
+                                         {"positions", std::to_string(request.known())}});
+}
+
+// A stage could not keep what it had reserved.
+void Driver::out_of_pages(SequenceId handle, const Error& why) {
+  Request& request = requests_.at(handle);
+  count_preemption(handle, request);
+  open_refused(handle, request, why);
 }
 
 // It holds nothing until its reader is back.
@@ -351,7 +361,11 @@ void Driver::on_fail(PeerId from, const wire::Fail& message) {
     const auto& stages = found->second.route.stages;
     const bool on_route =
         std::any_of(stages.begin(), stages.end(), [&](const auto& s) { return s.node == from; });
-    if (on_route) fail(found->first, message.why);
+    if (!on_route) continue;
+    if (message.why.code == Code::kResourceExhausted && message.why.retryable)
+      out_of_pages(found->first, message.why);
+    else
+      fail(found->first, message.why);
   }
 }
 

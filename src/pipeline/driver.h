@@ -86,6 +86,8 @@ class Driver {
   void on_open_reply(PeerId from, const wire::OpenReply& reply);  // to OPEN and to EXTEND
   void on_tokens(PeerId from, const wire::Tokens& tokens);
   void on_scores(PeerId from, const wire::Scores& scores);
+  // A sequence that a stage has no pages for any more (resource_exhausted, retryable) is replayed,
+  // any other fails.
   void on_fail(PeerId from, const wire::Fail& fail);
   // Every sequence whose route has this peer ends with a typed error now.
   void on_peer_down(PeerId peer, const Error& why);
@@ -162,6 +164,8 @@ class Driver {
   void give_credit(SequenceId handle);
   void accept_token(SequenceId handle, const wire::TokenRow& row, PeerId from);
   void preempt(SequenceId handle);
+  void count_preemption(SequenceId handle, const Request& request);
+  void out_of_pages(SequenceId handle, const Error& why);
   void set_aside(SequenceId handle);
   void finish(SequenceId handle, wire::Finish reason);
   void fail(SequenceId handle, const Error& why);

@@ -614,6 +614,24 @@ TEST_F(DriverTest, AnUnreadAnswerIsParkedAndThenReleased) {
   EXPECT_EQ(sink->finish, wire::Finish::kStop);
 }
 
+TEST_F(DriverTest, AStageThatCannotKeepItsPagesCausesAReplay) {
+  const SequenceId id = running(10, 100);
+  tokens(id, 10, 15);
+  driver->on_fail(kB, {{id}, kNoPages});
+  EXPECT_EQ(closes(), 3u);
+  EXPECT_EQ(sink->ends, 0);
+  EXPECT_EQ(driver->preemptions(), 1u);
+  EXPECT_EQ(driver->running(), 0u);
+  loop.advance(milliseconds(30));
+  const wire::Open again = opens().at(0);
+  EXPECT_EQ(again.replayed, 5u);
+  accept(again.sequence);
+  EXPECT_EQ(driver->replays(), 1u);
+  // Not to be tried again: the request fails.
+  driver->on_fail(kB, {{again.sequence}, Error(Code::kResourceExhausted, "too large")});
+  EXPECT_EQ(sink->error->message, "too large");
+}
+
 TEST_F(DriverTest, AWaitingRequestOutlivesAStage) {
   start();
   driver->on_open_reply(kB, {life(), kNoPages});
