@@ -277,7 +277,7 @@ TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
 TEST(Leaving, ANodeEndsItsAnswersTakesNoNewOnesAndExitsZero) {
   const ScratchDir scratch;
   Node node(scratch, "slow", "serve", {"-m", write_slow_model(scratch, "slow", 1)});
-  ASSERT_TRUE(node.ready()) << node.process().output();
+  ASSERT_TRUE(node.listening() && node.ready()) << node.process().output();
   int pieces = 0;
   Reply late;
   const Reply reply = http(
@@ -322,7 +322,7 @@ TEST(Leaving, AStageHandsItsLayersOverWhileItsAnswersEnd) {
 TEST(Leaving, ASecondSignalDoesNotWait) {
   const ScratchDir scratch;
   Node node(scratch, "slow", "serve", {"-m", write_slow_model(scratch, "slow", 1)});
-  ASSERT_TRUE(node.ready()) << node.process().output();
+  ASSERT_TRUE(node.listening() && node.ready()) << node.process().output();
   int pieces = 0;
   http(node.url() + "/v1/chat/completions",
        chat_body("hello", R"("stream":true,"max_tokens":8000)"), [&](std::string_view) {
