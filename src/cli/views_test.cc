@@ -198,6 +198,9 @@ TEST(RequestLine, IsOneReadableLine) {
             "· request r7  prompt 812 (512 cached)  first token 38 ms  94 tokens, 410 tok/s  stop");
   EXPECT_EQ(request_line("request.done", {{"id", "r7"}, {"cached", "0"}, {"prompt", "3"}}),
             "· request r7  prompt 3");
+  EXPECT_EQ(
+      request_line("request.done", {{"id", "r8"}, {"finish", "error"}, {"why", "unavailable"}}),
+      "· request r8  error (unavailable)");
   EXPECT_EQ(request_line("plan.new", {{"epoch", "1"}}), "");
 }
 

@@ -246,6 +246,7 @@ TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
       {{"run", "--max-queue", "0"}, 2, "--max-queue 0: not a whole number from 1 to 65536"},
       {{"run", "-m", "pokcet"}, 1, "did you mean 'pocket'?"},
       {{"run", "--config", "/nowhere.toml"}, 2, "there is no file /nowhere.toml"},
+      {{"config", "shwo"}, 2, "config has no 'shwo'\n  did you mean 'show'?"},
       {{"config", "set", "prot", "1"}, 2, "unknown key 'prot'; did you mean 'port'?"},
       {{"config", "set", "port", "x", "--config", "/nowhere.toml"}, 2, "port x: not a whole"},
       {{"config", "path", "--config", "/here.toml"}, 0, "/here.toml"},
