@@ -59,7 +59,9 @@ bool is_local(const std::string& url) {
 }  // namespace
 
 bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+  // A name may begin with these digits, too.
+  const bool numbers = host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "localhost" || host == "::1" || (numbers && host.rfind("127.", 0) == 0);
 }
 
 Result<ApiKey> node_api_key(const NodeOptions& options, const std::string& data_dir,

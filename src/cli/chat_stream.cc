@@ -30,10 +30,12 @@ class EventParser {
   }
 
   void finish() {
-    const double total = seconds_since_start();
-    if (answer_.tokens > 1)
-      answer_.tokens_per_s =
-          static_cast<double>(answer_.tokens - 1) / std::max(1e-9, total - first_s_);
+    if (answer_.tokens < 2) return;
+    const double total = seconds_since_start(), generating = total - first_s_;
+    // What arrives in one go says nothing of the pace: then the whole time counts.
+    const bool at_once = generating < 0.01;
+    answer_.tokens_per_s = static_cast<double>(at_once ? answer_.tokens : answer_.tokens - 1) /
+                           std::max(1e-9, at_once ? total : generating);
   }
 
  private:
@@ -125,8 +127,8 @@ Result<std::vector<std::string>> served_models(const TargetOptions& target) {
   if (reply.status != 200) return Error(Code::kUnavailable, error_sentence(reply));
   std::vector<std::string> names;
   try {
-    for (const Json& model : Json::parse(reply.body).at("data"))
-      names.push_back(model.at("id").get<std::string>());
+    const Json list = Json::parse(reply.body);
+    for (const Json& model : list.at("data")) names.push_back(model.at("id").get<std::string>());
   } catch (const Json::exception&) {
     return Error(Code::kUnavailable, "the answer is not a list of models; is that such a server?");
   }

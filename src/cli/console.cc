@@ -102,6 +102,7 @@ std::string request_line(std::string_view event, const std::vector<Field>& field
   if (const std::string rate = field("tokens_per_s"); !rate.empty())
     out += fmt::format(", {} tok/s", rounded(rate));
   if (const std::string finish = field("finish"); !finish.empty()) out += "  " + finish;
+  if (const std::string why = field("why"); !why.empty()) out += " (" + why + ")";
   return out;
 }
 

@@ -238,6 +238,7 @@ std::vector<std::string> known_words(const CLI::App& app, const std::vector<std:
     if (given.empty() || sub->get_name() != given.front()) continue;
     for (const CLI::Option* option : sub->get_options())
       for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
+    for (const CLI::App* action : sub->get_subcommands({})) words.push_back(action->get_name());
   }
   return words;
 }
@@ -258,6 +259,9 @@ std::string complaint(const std::vector<std::string>& words, const std::vector<s
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError) &&
       given.front().rfind('-', 0) == 0)
     return "a verb is missing";
+  if (given.front() == "config" && (given.size() < 2 || !known(given[1])))
+    return given.size() < 2 ? "config what? show, path, set or unset"
+                            : fmt::format("config has no '{}'", given[1]);
   std::string text = error.what();
   constexpr std::string_view kUnreadable = "Could not convert: ";
   if (text.rfind(kUnreadable, 0) == 0)
@@ -276,7 +280,10 @@ int usage_error(const CLI::App& app, const std::vector<std::string>& given,
   const bool verb_known = std::find(words.begin(), words.end(), given.front()) != words.end();
   for (const std::string& word : given) {
     const std::string bare = word.substr(0, word.find('='));
-    const bool candidate = bare.rfind("--", 0) == 0 ? verb_known : &word == &given.front();
+    const bool action =
+        given.front() == "config" && &word == &given[std::min<std::size_t>(1, given.size() - 1)];
+    const bool candidate =
+        bare.rfind("--", 0) == 0 ? verb_known : &word == &given.front() || action;
     if (!candidate || std::find(words.begin(), words.end(), bare) != words.end()) continue;
     const std::string close = closest_word(bare, words);
     if (!close.empty()) std::fprintf(stderr, "  did you mean '%s'?\n", close.c_str());

@@ -46,15 +46,41 @@ std::string drawn(std::size_t width, const std::string& lost = "", bool colour =
 }
 
 TEST(WatchView, AtEightyColumns) {
-  EXPECT_EQ(drawn(80), "@80");
+  EXPECT_EQ(drawn(80),
+            " toolkit-mesh · k3v9 · 3 nodes · Qwen3-14B · plan 4 · ready               q quit\n"
+            " node           device          layers  weights  KV pages      rtt     state\n"
+            " studio *       AMD EPYC, avx5… 0–17    12.6 GB  ██████░░ 71%  –       ready\n"
+            " tower-with-a-… Ryzen 7, avx2   18–38   5.3 MB   █░░░░░░░ 0%   0.4 ms  lost\n"
+            "   ✗ no answer for 2 s\n"
+            " spare          ref             –       –        –             12.3 ms waiting\n"
+            " requests 6 running, 1 waiting   94 tok/s ▁▂▄█\n");
 }
 
 TEST(WatchView, AtHundredAndTwentyColumns) {
-  EXPECT_EQ(drawn(120), "@120");
+  EXPECT_EQ(drawn(120),
+            " toolkit-mesh · k3v9 · 3 nodes · Qwen3-14B · plan 4 · ready                           "
+            "                            q quit\n"
+            " node                 device                                   layers  weights  KV "
+            "pages      rtt     state\n"
+            " studio *             AMD EPYC, avx512                         0–17    12.6 GB  "
+            "██████░░ 71%  –       ready\n"
+            " tower-with-a-long-n… Ryzen 7, avx2                            18–38   5.3 MB   "
+            "█░░░░░░░ 0%   0.4 ms  lost\n"
+            "   ✗ no answer for 2 s\n"
+            " spare                ref                                      –       –        –     "
+            "        12.3 ms waiting\n"
+            " requests 6 running, 1 waiting   94 tok/s ▁▂▄█\n");
 }
 
 TEST(WatchView, NarrowTerminalsLoseColumnsNotTheState) {
-  EXPECT_EQ(drawn(52), "@52");
+  EXPECT_EQ(drawn(52),
+            " toolkit-mesh · k3v9 · 3 nodes · Qwen3-14B …  q quit\n"
+            " node           layers  KV pages      state\n"
+            " studio *       0–17    ██████░░ 71%  ready\n"
+            " tower-with-a-… 18–38   █░░░░░░░ 0%   lost\n"
+            "   ✗ no answer for 2 s\n"
+            " spare          –       –             waiting\n"
+            " requests 6 running, 1 waiting   94 tok/s ▁▂▄█\n");
   for (std::size_t width = 21; width < 200; ++width) drawn(width, "no node answers");
 }
 
@@ -172,6 +198,9 @@ TEST(RequestLine, IsOneReadableLine) {
             "· request r7  prompt 812 (512 cached)  first token 38 ms  94 tokens, 410 tok/s  stop");
   EXPECT_EQ(request_line("request.done", {{"id", "r7"}, {"cached", "0"}, {"prompt", "3"}}),
             "· request r7  prompt 3");
+  EXPECT_EQ(
+      request_line("request.done", {{"id", "r8"}, {"finish", "error"}, {"why", "unavailable"}}),
+      "· request r8  error (unavailable)");
   EXPECT_EQ(request_line("plan.new", {{"epoch", "1"}}), "");
 }
 

@@ -85,9 +85,11 @@ std::string header(const WatchMesh& mesh, const WatchFrame& frame) {
 
 void add_node(std::vector<std::string>& lines, const WatchNode& node, const Columns& columns,
               const WatchFrame& frame) {
+  const std::string weights = node.bytes_loaded > 0 ? shown_bytes(node.bytes_loaded) : "–";
   std::string line =
-      row(columns, {node.name + (node.self ? " *" : ""), node.device, layers_text(node),
-                    shown_bytes(node.bytes_loaded), pages_text(node), rtt_text(node)});
+      cut(row(columns, {node.name + (node.self ? " *" : ""), node.device, layers_text(node),
+                        weights, pages_text(node), rtt_text(node)}),
+          frame.width);
   const char* colour = node.state == "ready"                            ? "32"
                        : node.state == "lost" || node.state == "failed" ? "31"
                                                                         : "33";
@@ -170,7 +172,7 @@ std::vector<std::string> render_watch(const WatchFrame& frame) {
     const Columns columns = choose_columns(frame.width);
     lines.push_back(coloured(header(mesh, frame), "1", frame.colour));
     lines.push_back(
-        cut(row(columns, {"node", "device", "layers", "weights", "KV pages", "rtt", "state"}),
+        cut(row(columns, {"node", "device", "layers", "weights", "KV pages", "rtt"}) + " state",
             frame.width));
     for (const WatchNode& node : mesh.nodes) add_node(lines, node, columns, frame);
     lines.push_back(totals(mesh, frame));

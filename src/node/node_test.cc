@@ -143,6 +143,7 @@ TEST(MeshNodeTest, ADrainingNodeEndsWhatRunsAndTheOthersTakeItsLayers) {
   const auto running = mesh.ask(a, 20);
   mesh.loop.run_ready();
   ASSERT_EQ(running->admissions, 1);
+  const std::size_t loads = b.compute.loads.size();
   b.mesh->drain();
   EXPECT_FALSE(b.mesh->drained()) << "a sequence of another entry is here";
   const auto late = mesh.ask(b, 2);
@@ -152,6 +153,7 @@ TEST(MeshNodeTest, ADrainingNodeEndsWhatRunsAndTheOthersTakeItsLayers) {
   EXPECT_EQ(running->tokens.size(), 20u);
   EXPECT_EQ(late->ends, 1);
   EXPECT_TRUE(b.mesh->drained());
+  EXPECT_EQ(b.compute.loads.size(), loads) << "it follows no plan any more";
   const auto route = a.mesh->choose_route();
   ASSERT_TRUE(route.ok()) << route.error().message;
   ASSERT_EQ(route->stages.size(), 1u);

@@ -242,7 +242,16 @@ TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
       {{}, 2, "Subcommands:"},
       {{"rum"}, 2, "there is no verb 'rum'\n  did you mean 'run'?"},
       {{"run", "--prot", "1"}, 2, "run has no flag --prot\n  did you mean '--port'?"},
-      {{"run", "--port", "abc"}, 2, "--port = abc: not a number"},
+      {{"run", "--port", "abc"}, 2, "--port abc: not a whole number from 0 to 65535"},
+      {{"run", "--max-queue", "0"}, 2, "--max-queue 0: not a whole number from 1 to 65536"},
+      {{"run", "-m", "pokcet"}, 1, "did you mean 'pocket'?"},
+      {{"run", "--config", "/nowhere.toml"}, 2, "there is no file /nowhere.toml"},
+      {{"config", "shwo"}, 2, "config has no 'shwo'\n  did you mean 'show'?"},
+      {{"config", "set", "prot", "1"}, 2, "unknown key 'prot'; did you mean 'port'?"},
+      {{"config", "set", "port", "x", "--config", "/nowhere.toml"}, 2, "port x: not a whole"},
+      {{"config", "path", "--config", "/here.toml"}, 0, "/here.toml"},
+      {{"chat", "--temperature", "9", "--port", "1"}, 2, "--temperature 9: not a number from 0"},
+      {{"status", "--watch", "--port", "1"}, 3, "no node answers"},
       {{"join"}, 2, "join needs the address of a node"},
       {{"join", "nowhere"}, 2, "the port is missing"},
       {{"run", "-m", "/nowhere"}, 1, "no model \"/nowhere\""},
@@ -264,6 +273,79 @@ TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
     EXPECT_NE(process.output().find(c.says), std::string::npos) << c.says << "\n"
                                                                 << process.output();
   }
+}
+
+TEST(Leaving, ANodeEndsItsAnswersTakesNoNewOnesAndExitsZero) {
+  const ScratchDir scratch;
+  Node node(scratch, "slow", "serve", {"-m", write_slow_model(scratch, "slow", 1)});
+  ASSERT_TRUE(node.listening() && node.ready()) << node.process().output();
+  int pieces = 0;
+  Reply late;
+  const Reply reply = http(
+      node.url() + "/v1/chat/completions", chat_body("hello", R"("stream":true,"max_tokens":200)"),
+      [&](std::string_view) {
+        if (++pieces != 8) return true;
+        node.process().signal(SIGTERM);
+        // The signal is looked for every 50 ms.
+        eventually(seconds(5), [&] {
+          late = http(node.url() + "/v1/chat/completions", chat_body("hello", R"("max_tokens":1)"));
+          return late.status != 200;
+        });
+        return true;
+      });
+  const Streamed streamed = parse_stream(reply.body);
+  EXPECT_EQ(late.status, 503) << late.body;
+  EXPECT_NE(late.body.find("shutting down"), std::string::npos) << late.body;
+  EXPECT_EQ(streamed.finish, "length") << streamed.error;
+  EXPECT_TRUE(streamed.done);
+  EXPECT_EQ(node.process().wait(seconds(10)), 0) << node.process().output();
+}
+
+TEST(Leaving, AStageHandsItsLayersOverWhileItsAnswersEnd) {
+  const ScratchDir scratch;
+  const std::string model = write_slow_model(scratch, "slow", 1);
+  const auto mesh = start_mesh(scratch, 2, {{"-m", model}, {"-m", model}});
+  ASSERT_TRUE(mesh[0]->ready()) << mesh[0]->process().output();
+  int pieces = 0;
+  const Reply reply =
+      http(mesh[0]->url() + "/v1/chat/completions",
+           chat_body("hello", R"("stream":true,"max_tokens":200)"), [&](std::string_view) {
+             if (++pieces == 8) mesh[1]->process().signal(SIGTERM);
+             return true;
+           });
+  const Streamed streamed = parse_stream(reply.body);
+  EXPECT_EQ(streamed.finish, "length") << streamed.error;
+  EXPECT_EQ(mesh[1]->process().wait(seconds(10)), 0) << mesh[1]->process().output();
+  ASSERT_TRUE(mesh[0]->ready()) << mesh[0]->process().output();
+  EXPECT_EQ(mesh[0]->ask("hello", R"("max_tokens":2)").status, 200);
+}
+
+TEST(Leaving, ASecondSignalDoesNotWait) {
+  const ScratchDir scratch;
+  Node node(scratch, "slow", "serve", {"-m", write_slow_model(scratch, "slow", 1)});
+  ASSERT_TRUE(node.listening() && node.ready()) << node.process().output();
+  int pieces = 0;
+  http(node.url() + "/v1/chat/completions",
+       chat_body("hello", R"("stream":true,"max_tokens":8000)"), [&](std::string_view) {
+         if (++pieces != 4) return true;
+         node.process().signal(SIGINT);
+         eventually(seconds(5), [&] {
+           return node.process().output().find("Ctrl-C again") != std::string::npos;
+         });
+         node.process().signal(SIGINT);
+         return true;
+       });
+  EXPECT_EQ(node.process().wait(seconds(10)), 130) << node.process().output();
+}
+
+TEST(ApiKey, IsMadeForAHostThatOthersReachAndFoundByTheOtherVerbs) {
+  const ScratchDir scratch;
+  Node node(scratch, "open", "serve", {"--host", "0.0.0.0"});
+  ASSERT_TRUE(node.listening()) << node.process().output();
+  EXPECT_NE(node.process().output().find("sk-mesh-"), std::string::npos);
+  EXPECT_EQ(http(node.url() + "/mesh/status").status, 401);
+  MeshProcess status(scratch.path() + "/status.log", {"status", "--data-dir", node.data_dir()});
+  EXPECT_EQ(status.wait(seconds(10)), 0) << status.output();
 }
 
 TEST(Ports, ABusyPortNamesItsOwner) {
