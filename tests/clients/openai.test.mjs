@@ -216,8 +216,8 @@ test('a wrong key is AuthenticationError', async () => {
 });
 
 test('a full waiting room is RateLimitError, and retries get through', async () => {
-  // Two pages hold one sequence, one more may wait.
-  const server = await startServer(['--max-queue', '1', '--kv-memory', '512K']);
+  // The pages hold two or three of these sequences, and one more may wait.
+  const server = await startServer(['--max-queue', '1', '--kv-memory', '1536K']);
   try {
     const node = server.nodes[0];
     const once = await Promise.all(Array.from({ length: 12 }, () =>
