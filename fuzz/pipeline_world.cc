@@ -1,5 +1,6 @@
 #include "pipeline_world.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/limits.h"
@@ -106,6 +107,9 @@ void PipelineWorld::fill(std::span<std::byte> out) {
 Result<void> PipelineWorld::send(PeerId to, env::Frame frame) {
   MESH_RETURN_IF_ERROR(wire::check_limits(frame));
   if (lost_ == to) return Error(Code::kNotFound, "no link");
+  if (frame.type == static_cast<std::uint8_t>(wire::FrameType::kOpen))
+    if (const auto open = wire::decode_open(frame); open.ok() && open->entry == kSelf)
+      lives_.push_back(open->sequence);
   auto shared = std::make_shared<env::Frame>(std::move(frame));
   if (to == kSelf) loop_.post([this, shared] { deliver(kSelf, *shared); });
   return {};
@@ -151,11 +155,11 @@ void PipelineWorld::deliver(PeerId from, const env::Frame& frame) {
   }
 }
 
-// One of four that peers open, or one that the driver started.
+// One of four that peers open, or a life of one that the driver started.
 SequenceId PipelineWorld::pick_sequence(Script& script) const {
   const std::uint32_t number = script.next(8);
-  if (number < 4 || started_.empty()) return SequenceId{number + 1};
-  return started_[number % started_.size()];
+  if (number < 4 || lives_.empty()) return SequenceId{number + 1};
+  return lives_[lives_.size() - 1 - number % std::min<std::size_t>(lives_.size(), 4)];
 }
 
 void PipelineWorld::play_open(Script& script, PeerId from, SequenceId sequence) {

@@ -65,6 +65,7 @@ class PipelineWorld final : public env::Transport, public env::Random {
   std::uint32_t route_ = 0;          // what the driver's next request takes
   std::optional<PeerId> lost_;       // sends to it fail
   std::vector<SequenceId> started_;  // by the driver
+  std::vector<SequenceId> lives_;    // of these, as OPEN named them
   std::vector<std::shared_ptr<Sink>> sinks_;
 };
 

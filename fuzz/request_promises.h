@@ -25,7 +25,7 @@ inline void check_promises(const api::AnswerRequest& request) {
              g.prompts.size());
   MESH_CHECK(g.n >= 1 && g.n <= limits::kChoices && g.best_of <= limits::kChoices, "{} choices",
              g.n);
-  MESH_CHECK(g.prompts.size() * std::max(g.n, g.best_of) <= limits::kRequestSequences,
+  MESH_CHECK(g.prompts.size() * std::max(g.n, g.best_of) <= limits::kSequencesPerRequest,
              "too many sequences");
   check_between(g.sampling.temperature, 0, 2);
   check_between(g.sampling.top_p, 0, 1);

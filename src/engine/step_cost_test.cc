@@ -17,7 +17,7 @@ Duration microseconds(double n) {
 // A stage whose steps take base + decode·per_decode + prompt·per_prompt µs, give or take `noise`.
 struct Machine {
   double base, per_decode, per_prompt, noise = 0;
-  double time(std::size_t decode, std::size_t prompt) const {
+  double step_time(std::size_t decode, std::size_t prompt) const {
     return base + per_decode * static_cast<double>(decode) +
            per_prompt * static_cast<double>(prompt);
   }
@@ -26,7 +26,7 @@ struct Machine {
     for (int i = 0; i < steps; ++i) {
       const std::size_t prompt = prompts ? cost.prompt_rows(decode, 512) : 0;
       const double factor = random.range(1 - noise, 1 + noise);
-      cost.observe(decode, prompt, microseconds(time(decode, prompt) * factor));
+      cost.observe(decode, prompt, microseconds(step_time(decode, prompt) * factor));
     }
   }
 };
@@ -61,13 +61,13 @@ TEST(StepCost, KeepsAMixedStepWithinItsShareOfADecodeStep) {
       machine.run(cost, random, 60, decode, true);
       machine.run(cost, random, 20, decode, false);
       const std::size_t rows = cost.prompt_rows(decode, 512);
-      const double share = machine.time(decode, rows) / machine.time(decode, 0);
+      const double share = machine.step_time(decode, rows) / machine.step_time(decode, 0);
       std::printf("base %.0f us, decode %.0f, prompt %.0f, %zu streams: %zu rows, share %.2f\n",
                   machine.base, machine.per_decode, machine.per_prompt, decode, rows, share);
       if (rows > 1) {
         EXPECT_LE(share, kMixedStepShare * 1.1);
       }
-      const double ideal = 0.8 * machine.time(decode, 0) / machine.per_prompt;
+      const double ideal = 0.8 * machine.step_time(decode, 0) / machine.per_prompt;
       EXPECT_GE(static_cast<double>(rows), std::min(512.0, 0.8 * ideal - 15));
       EXPECT_EQ(cost.prompt_rows(0, 512), 512u);
     }
@@ -79,7 +79,7 @@ TEST(StepCost, CountsInRowsThatKernelsLike) {
   Prng random(1);
   const Machine machine{10'000, 0, 98};
   machine.run(cost, random, 50, 4, false);
-  for (int i = 0; i < 50; ++i) cost.observe(4, 64, microseconds(machine.time(4, 64)));
+  for (int i = 0; i < 50; ++i) cost.observe(4, 64, microseconds(machine.step_time(4, 64)));
   EXPECT_EQ(cost.prompt_rows(4, 512), 80u);
   EXPECT_EQ(cost.prompt_rows(4, 50), 50u);
   EXPECT_EQ(cost.prompt_rows(4, 1), 1u);

@@ -249,7 +249,7 @@ class Model {
     }
     if (!one.asking && !one.rejected && granted < one.end && one.known + 2 >= granted)
       return ask(one, std::min(granted + 8, one.end));
-    if (random_.below(500) == 0) {
+    if (readers_pause_ && random_.below(500) == 0) {
       release(one);
       one.state = State::kAside;
       one.back = now_ + milliseconds(static_cast<std::int64_t>(random_.below(1000)));
@@ -258,6 +258,7 @@ class Model {
   }
 
   Prng random_;
+  bool readers_pause_ = random_.below(2) == 0;
   Instant now_;
   std::size_t capacity_ = 0, max_waiting_ = 0;
   std::size_t free_[2] = {0, 0};

@@ -135,9 +135,14 @@ class Run {
       mesh_.violations().add(fmt::format("no full pipeline {:.0f} s after the last fault: {}",
                                          to_seconds(kStand), mesh_.state()));
     out.settled = std::max(Duration{}, mesh_.world().now() - from - seconds(1));
-    if (!mesh_.drain(seconds(60)))
-      mesh_.violations().add(
-          fmt::format("{} requests are open a minute after the last fault", mesh_.open_requests()));
+    if (!mesh_.drain(patience()))
+      mesh_.violations().add(fmt::format("{} requests are open {:.0f} s after the last fault",
+                                         mesh_.open_requests(), to_seconds(patience())));
+  }
+
+  // Rings over slow links need a third of a second for a token.
+  Duration patience() const {
+    return seconds(60) + milliseconds(400) * (std::max(run_.answer_max, 60u) - 60);
   }
 
   // New requests at every node end well, and then nothing is left.
@@ -145,7 +150,7 @@ class Run {
     const std::size_t before = mesh_.counts().finished;
     for (int round = 0; round < 2; ++round)
       for (std::uint32_t n = 1; n <= run_.nodes; ++n) mesh_.submit_random(n, random_, true);
-    if (!mesh_.drain(seconds(60))) mesh_.violations().add("new requests do not end");
+    if (!mesh_.drain(patience())) mesh_.violations().add("new requests do not end");
     if (mesh_.counts().finished - before != 2 * std::size_t{run_.nodes})
       mesh_.violations().add(fmt::format("{} of {} new requests finished after the last fault",
                                          mesh_.counts().finished - before, 2 * run_.nodes));
