@@ -98,7 +98,7 @@ class LoadTest : public ::testing::Test {
 };
 
 TEST_F(LoadTest, SlowReadersAreHeldBackAndEndedOthersLoseNothing) {
-  const int streams = full() ? 200 : 24, slow_every = 4, early = full() ? 50 : 8;
+  const int streams = full() ? 200 : 24, slow_every = 4, early = full() ? 50 : 12;
   constexpr int kTokens = 450;
   const Node& node = *mesh_[0];
   const std::string path = "/v1/chat/completions", body = long_stream(kTokens);
@@ -127,8 +127,9 @@ TEST_F(LoadTest, SlowReadersAreHeldBackAndEndedOthersLoseNothing) {
   for (const auto& stream : all) {
     if (stream->slow()) {
       ++slow;
-      EXPECT_GE(stream->lasted().count(), 9.0);
-      EXPECT_LE(stream->lasted().count(), 25.0);
+      EXPECT_TRUE(stream->has_error("slow_client")) << stream->received().substr(
+          stream->received().size() - std::min<std::size_t>(stream->received().size(), 400));
+      EXPECT_LT(stream->text().size(), expected.size());
       continue;
     }
     EXPECT_TRUE(stream->done());

@@ -56,14 +56,15 @@ Stream::~Stream() {
 
 void Stream::read_some(Clock::time_point now) {
   std::array<char, 16384> buffer{};
-  const std::size_t most = slow() ? 1 : buffer.size();
+  const bool slowly = slow() && now - started_ < options_.slow_for;
+  const std::size_t most = slowly ? 1 : buffer.size();
   const ssize_t n = ::recv(fd_, buffer.data(), most, 0);
   if (n > 0) received_.append(buffer.data(), static_cast<std::size_t>(n));
   if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
     over_ = true;
     ended_ = now;
   }
-  if (slow())
+  if (slowly)
     due_ = now + std::chrono::duration_cast<Clock::duration>(
                      std::chrono::duration<double>(1 / options_.bytes_per_second));
 }

@@ -13,8 +13,9 @@ namespace mesh::load {
 using Clock = std::chrono::steady_clock;
 
 struct StreamOptions {
-  int receive_buffer = 4096;    // SO_RCVBUF
-  double bytes_per_second = 0;  // 0: as fast as they come
+  int receive_buffer = 4096;          // SO_RCVBUF
+  double bytes_per_second = 0;        // 0: as fast as they come
+  std::chrono::seconds slow_for{13};  // then a slow reader takes what is left
 };
 
 // One POST whose answer is a stream of server-sent events.
@@ -29,7 +30,7 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   int fd() const { return fd_; }
-  bool slow() const { return options_.bytes_per_second > 0; }
+  bool slow() const { return options_.bytes_per_second > 0; }  // reads slowly at first
   bool over() const { return over_; }
   // What may be read now; called when the socket is readable and, if slow, in its own time.
   void read_some(Clock::time_point now);

@@ -221,7 +221,7 @@ TEST(Serve, AnswersAloneAndEndsOnSigterm) {
   ASSERT_TRUE(node.listening()) << node.process().output();
   ASSERT_TRUE(node.ready()) << node.process().output();
   EXPECT_NE(content(node.ask("What is 17 + 25?")).find("42"), std::string::npos);
-  const Reply bad = node.ask("hi", R"("temperature":0.7)");
+  const Reply bad = node.ask("hi", R"("temperature":7)");
   EXPECT_EQ(bad.status, 400);
   EXPECT_EQ(Json::parse(bad.body)["error"]["param"], "temperature");
   std::string words;
@@ -282,7 +282,7 @@ TEST(Leaving, ANodeEndsItsAnswersTakesNoNewOnesAndExitsZero) {
   int pieces = 0;
   Reply late;
   const Reply reply = http(
-      node.url() + "/v1/chat/completions", chat_body("hello", R"("stream":true,"max_tokens":200)"),
+      node.url() + "/v1/chat/completions", chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"),
       [&](std::string_view) {
         if (++pieces != 8) return true;
         node.process().signal(SIGTERM);
@@ -309,7 +309,7 @@ TEST(Leaving, AStageHandsItsLayersOverWhileItsAnswersEnd) {
   int pieces = 0;
   const Reply reply =
       http(mesh[0]->url() + "/v1/chat/completions",
-           chat_body("hello", R"("stream":true,"max_tokens":200)"), [&](std::string_view) {
+           chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"), [&](std::string_view) {
              if (++pieces == 8) mesh[1]->process().signal(SIGTERM);
              return true;
            });

@@ -72,6 +72,7 @@ constexpr std::array kAllowed = {
     Allowed{"bench/", false, "measures real time"},
     Allowed{"tests/exactness/", false, "prints how long its configurations took"},
     Allowed{"tests/loopback/", false, "drives real processes"},
+    Allowed{"tests/load/", false, "drives real processes"},
     Allowed{"tests/browser/", false, "drives real processes"},
     Allowed{"tests/clients/", false, "drives real processes"},
     Allowed{"tests/support/", false, "test_main.cc reads CI"},
