@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages of the named groups (tools/packages.txt) that are missing.
-#   tools/install_packages.sh build test-asan        silent and instant when nothing is missing
+#   tools/install_packages.sh build test test-asan   silent and instant when nothing is missing
 # As root or with passwordless sudo it installs; otherwise it prints the command to run and exits 2.
 # Needs only bash, coreutils, dpkg and apt, so that it works on a bare Debian 12.
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs a real client against real nodes: run.sh npm4|npm6|python BINARY SCRATCH
-# The client is installed below SCRATCH from its lock file; a second run finds it there.
+# Runs a real client against real nodes: run.sh npm4|npm6|python|transcripts BINARY SCRATCH
+# A client of npm or PyPI is installed below SCRATCH from its lock file; a second run finds it there.
 set -euo pipefail
 here="$(dirname "$(readlink -f "$0")")"
 client=$1 scratch=$3
@@ -34,5 +34,11 @@ case "$client" in
       sha256sum <"$here/python/requirements.txt" >"$venv/.stamp"
     fi
     exec "$venv/bin/python" "$here/python/openai_test.py" ;;
+  transcripts)
+    for program in node:nodejs curl:curl wget:wget; do
+      command -v "${program%:*}" >/dev/null ||
+        die "${program%:*} is missing (Debian: apt-get install ${program#*:})"
+    done
+    exec node --test --test-reporter=spec "$here/transcript.test.mjs" "$here/transcripts.test.mjs" ;;
   *) die "unknown client $client" ;;
 esac
