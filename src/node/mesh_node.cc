@@ -39,7 +39,8 @@ MeshNode::MeshNode(env::Env& env, const membership::Verifier& verifier, NodeConf
       hooks_(std::move(hooks)),
       membership_(membership_config(env, verifier, config_)),
       planner_({env.transport.self(), config_.min_nodes}),
-      driver_(env, [this] { return choose_route(); }, pipeline::DriverOptions{config_.max_queue}),
+      driver_(
+          env, [this] { return choose_route(); }, pipeline::DriverOptions{config_.max_queue}),
       counters_published_(env.clock.now()) {
   own_.node = env.transport.self();
   own_.incarnation = static_cast<std::uint64_t>(env.clock.unix_milliseconds());
@@ -52,6 +53,30 @@ MeshNode::MeshNode(env::Env& env, const membership::Verifier& verifier, NodeConf
   own_.pinned = config_.pinned;
   own_.memory_for_model = config_.memory_for_model;
   env_.transport.set_handler(this);
+  env_.metrics.before_render([this, alive = std::weak_ptr<bool>(alive_)] {
+    if (!alive.expired()) refresh_metrics();
+  });
+}
+
+void MeshNode::refresh_metrics() {
+  const auto layers = [this](PeerId node, double count) {
+    env_.metrics.gauge("mesh_layers", "Layers that a node holds.", {{"node", node.short_name()}})
+        .set(count);
+  };
+  const auto up = [this](PeerId node, bool alive) {
+    env_.metrics
+        .gauge("mesh_node_up", "Whether a node is seen alive.", {{"node", node.short_name()}})
+        .set(alive ? 1 : 0);
+  };
+  layers(own_.node, own_.layers.size());
+  up(own_.node, true);
+  for (const auto& [peer, member] : membership_.members()) {
+    layers(peer, member.alive ? member.record.layers.size() : 0);
+    up(peer, member.alive);
+    env_.metrics
+        .gauge("mesh_link_rtt_seconds", "Round trip to a node.", {{"to", peer.short_name()}})
+        .set(to_seconds(member.rtt));
+  }
 }
 
 MeshNode::~MeshNode() {

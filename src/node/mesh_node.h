@@ -114,6 +114,7 @@ class MeshNode : public env::TransportHandler {
   void begin_load();
   void loaded(Epoch epoch, Result<engine::LoadReport> report);
   void publish(bool counters_too);
+  void refresh_metrics();  // gauges of the members
   bool any_member_alive() const;
   NodeStatus node_status(const wire::NodeRecord& record, const membership::Member* member) const;
 
