@@ -192,6 +192,7 @@ class Hop {
   // hop_step.cc
   engine::BatchLimits step_limits();
   void pump();
+  bool whole_ring() const { return holding_.layers == LayerRange{0, compute_.shape().layers}; }
   void step_done(const Flight& flight, Result<engine::StepOutput> output);
   void account(const Flight& flight, const Result<engine::StepOutput>& output);
   void forward(const Flight& flight, const engine::StepOutput& output);

@@ -27,7 +27,9 @@ engine::BatchLimits Hop::step_limits() {
   prompts_held_ = held;
   engine::BatchLimits most;
   most.prompts_wait = held;
-  if (running > 0 && holding_.layers.begin == 0) most.decode_rows = pacer_.decode_cap(running);
+  // A stage that is the whole ring has nobody to keep busy meanwhile.
+  if (running > 0 && holding_.layers.begin == 0 && !whole_ring())
+    most.decode_rows = pacer_.decode_cap(running);
   // Generations that are elsewhere in the ring come back while this step runs.
   const std::size_t beside = std::clamp<std::size_t>(
       batcher_->waiting_decodes(), std::min<std::size_t>(running, 1), most.decode_rows);
@@ -94,7 +96,12 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
     return_tokens(flight, *output);
   else
     forward(flight, *output);
-  pump();
+  if (!whole_ring()) return pump();
+  // The tokens come back on the next turn of the loop: these rows and those that waited meanwhile
+  // make one batch, and not two that take turns for ever.
+  env_.loop.post([this, alive = std::weak_ptr<bool>(alive_)] {
+    if (!alive.expired()) pump();
+  });
 }
 
 // What the step leaves behind whoever of its sequences has ended meanwhile: measurements, pages
