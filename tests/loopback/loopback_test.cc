@@ -144,7 +144,8 @@ TEST(Mesh, AStageKilledInMidSentenceGivesATypedErrorWithinThreeSeconds) {
   int pieces = 0;
   const Reply reply =
       http(mesh[0]->url() + "/v1/chat/completions",
-           chat_body("hello", R"("stream":true,"max_tokens":8000)"), [&](std::string_view) {
+           chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":8000)"),
+           [&](std::string_view) {
              if (++pieces == 8) {
                mesh[1]->process().signal(SIGKILL);
                killed = Clock::now();
@@ -282,7 +283,8 @@ TEST(Leaving, ANodeEndsItsAnswersTakesNoNewOnesAndExitsZero) {
   int pieces = 0;
   Reply late;
   const Reply reply = http(
-      node.url() + "/v1/chat/completions", chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"),
+      node.url() + "/v1/chat/completions",
+      chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"),
       [&](std::string_view) {
         if (++pieces != 8) return true;
         node.process().signal(SIGTERM);
@@ -309,7 +311,8 @@ TEST(Leaving, AStageHandsItsLayersOverWhileItsAnswersEnd) {
   int pieces = 0;
   const Reply reply =
       http(mesh[0]->url() + "/v1/chat/completions",
-           chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"), [&](std::string_view) {
+           chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":200)"),
+           [&](std::string_view) {
              if (++pieces == 8) mesh[1]->process().signal(SIGTERM);
              return true;
            });
@@ -326,7 +329,8 @@ TEST(Leaving, ASecondSignalDoesNotWait) {
   ASSERT_TRUE(node.listening() && node.ready()) << node.process().output();
   int pieces = 0;
   http(node.url() + "/v1/chat/completions",
-       chat_body("hello", R"("stream":true,"max_tokens":8000)"), [&](std::string_view) {
+       chat_body("hello", R"("stream":true,"ignore_eos":true,"max_tokens":8000)"),
+       [&](std::string_view) {
          if (++pieces != 4) return true;
          node.process().signal(SIGINT);
          eventually(seconds(5), [&] {
