@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <optional>
@@ -13,6 +12,7 @@
 #include <sstream>
 
 #include "base/random.h"
+#include "base/scenario_files.h"
 #include "engine/step_job.h"
 
 namespace mesh::engine {
@@ -58,7 +58,15 @@ std::string text_of(const BatchPlan& plan) {
 //   step [decode=N] [prompt=N]
 class Scenario {
  public:
-  std::string play(const std::string& line) {
+  std::vector<std::string> play(const std::string& line) {
+    std::istringstream text(reply(line));
+    std::vector<std::string> out;
+    for (std::string one; std::getline(text, one);) out.push_back(one);
+    return out;
+  }
+
+ private:
+  std::string reply(const std::string& line) {
     std::istringstream words(line);
     std::string verb;
     words >> verb;
@@ -76,7 +84,6 @@ class Scenario {
     return added.ok() ? "" : "error: " + added.error().message + "\n";
   }
 
- private:
   std::string with_limits(const std::string& verb, std::istringstream& words) {
     BatcherOptions options;
     BatchLimits most;
@@ -101,31 +108,11 @@ class Scenario {
 // Commands stand at the left margin, what follows from them is indented below.
 // MESH_UPDATE_GOLDEN=1 rewrites the indented lines; the difference is then reviewed like code.
 TEST(BatcherScenario, PlaysAsWritten) {
-  namespace fs = std::filesystem;
-  std::vector<fs::path> files;
-  const fs::path folder = fs::path(MESH_TEST_DATA).parent_path() / "scenarios" / "batcher";
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == ".txt") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  ASSERT_GE(files.size(), 8u);
-  for (const fs::path& file : files) {
-    std::ifstream in(file);
-    std::string written, played;
-    Scenario scenario;
-    for (std::string line; std::getline(in, line);) {
-      written += line + "\n";
-      if (line.rfind("  ", 0) == 0) continue;
-      played += line + "\n";
-      if (line.empty() || line[0] == '#') continue;
-      std::istringstream given(scenario.play(line));
-      for (std::string out; std::getline(given, out);) played += "  " + out + "\n";
-    }
-    in.close();
-    if (std::getenv("MESH_UPDATE_GOLDEN") != nullptr)
-      std::ofstream(file) << played;
-    else
-      EXPECT_EQ(written, played) << file;
-  }
+  const auto all = play_scenarios<Scenario>(
+      std::filesystem::path(MESH_TEST_DATA).parent_path() / "scenarios" / "batcher",
+      std::getenv("MESH_UPDATE_GOLDEN") != nullptr);
+  ASSERT_GE(all.size(), 8u);
+  for (const PlayedScenario& one : all) EXPECT_EQ(one.written, one.played) << one.file;
 }
 
 TEST(Batcher, DefaultLimitsAreTheOptions) {
@@ -250,7 +237,9 @@ TEST(StepJob, CarriesPlansAndPagesAndChecksThem) {
   Batcher batcher({});
   ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 64, tokens_of(0, 64, 1), {}, true).ok());
   ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 0, tokens_of(0, 0, 3), {}, false).ok());
-  const std::uint8_t sample[] = {1, 1};
+  std::vector<SampleRows> sample(2);  // the last row of each part
+  sample[0].rows.emplace_back(0, SampleSpec{});
+  sample[1].rows.emplace_back(2, SampleSpec{});
   const auto job = make_step_job(*batcher.next(), tables, sample);
   ASSERT_TRUE(job.ok());
   EXPECT_EQ(job->positions, (std::vector<std::int32_t>{64, 0, 1, 2}));
@@ -265,7 +254,7 @@ TEST(StepJob, CarriesPlansAndPagesAndChecksThem) {
   EXPECT_FALSE(check_step_job(*job, 6, 100, 64, 0).ok());   // vocabulary
   EXPECT_FALSE(check_step_job(*job, 6, 100, 100, 8).ok());  // no residual rows
   ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 3, tokens_of(0, 3, 62), {}, false).ok());
-  EXPECT_EQ(make_step_job(*batcher.next(), tables, std::span<const SampleRows>()).error().message,
+  EXPECT_EQ(make_step_job(*batcher.next(), tables, {}).error().message,
             "65 positions need 2 KV pages, the sequence has reserved 1");
 }
 

@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 
 #include "base/random.h"
+#include "base/scenario_files.h"
 
 namespace mesh::pipeline {
 namespace {
@@ -80,29 +80,11 @@ class Scenario {
 };
 
 TEST(Admission, PlaysItsScenariosAsWritten) {
-  namespace fs = std::filesystem;
-  std::vector<fs::path> files;
-  const fs::path folder = fs::path(MESH_TEST_DATA).parent_path() / "scenarios" / "admission";
-  for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  ASSERT_GE(files.size(), 8u);
-  for (const fs::path& file : files) {
-    std::ifstream in(file);
-    std::string written, played;
-    Scenario scenario;
-    for (std::string line; std::getline(in, line);) {
-      written += line + "\n";
-      if (line.rfind("  ", 0) == 0) continue;
-      played += line + "\n";
-      if (line.empty() || line[0] == '#') continue;
-      for (const std::string& given : scenario.play(line)) played += "  " + given + "\n";
-    }
-    in.close();
-    if (std::getenv("MESH_UPDATE_GOLDEN") != nullptr)
-      std::ofstream(file) << played;
-    else
-      EXPECT_EQ(written, played) << file;
-  }
+  const auto all = play_scenarios<Scenario>(
+      std::filesystem::path(MESH_TEST_DATA).parent_path() / "scenarios" / "admission",
+      std::getenv("MESH_UPDATE_GOLDEN") != nullptr);
+  ASSERT_GE(all.size(), 8u);
+  for (const PlayedScenario& one : all) EXPECT_EQ(one.written, one.played) << one.file;
 }
 
 // Two entries with random sequences on two stages that hold a few of them at a time. Positions are
