@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -20,8 +19,10 @@ namespace mesh::load {
 namespace {
 
 using Json = nlohmann::json;
+using loopback::descriptors;
 using loopback::eventually;
 using loopback::http;
+using loopback::metric;
 using loopback::Node;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -39,14 +40,6 @@ long resident_kib(const Node& node) {
   return 0;
 }
 
-std::size_t descriptors(const Node& node) {
-  std::size_t count = 0;
-  for ([[maybe_unused]] const auto& entry :
-       std::filesystem::directory_iterator("/proc/" + std::to_string(node.process().pid()) + "/fd"))
-    ++count;
-  return count;
-}
-
 double cpu_seconds(const Node& node) {
   std::ifstream file("/proc/" + std::to_string(node.process().pid()) + "/stat");
   std::string text;
@@ -57,15 +50,6 @@ double cpu_seconds(const Node& node) {
   double user = 0, system = 0;
   fields >> user >> system;
   return (user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
-}
-
-// The value of the first sample of this name, labels included where given.
-double metric(const Node& node, const std::string& name) {
-  std::istringstream lines(http(node.url() + "/metrics").body);
-  for (std::string line; std::getline(lines, line);)
-    if (line.rfind(name, 0) == 0 && line.size() > name.size() && line[name.size()] == ' ')
-      return std::stod(line.substr(name.size() + 1));
-  return -1;
 }
 
 bool idle(const Node& node) {
@@ -162,7 +146,7 @@ TEST_F(LoadTest, ManyShortRequestsLeaveNothingBehind) {
   };
   EXPECT_EQ(ask(requests / 10), 0);
   std::vector<long> before;
-  std::vector<std::size_t> open;
+  std::vector<int> open;
   for (const auto& node : mesh_) {
     before.push_back(resident_kib(*node));
     open.push_back(descriptors(*node));
@@ -170,7 +154,7 @@ TEST_F(LoadTest, ManyShortRequestsLeaveNothingBehind) {
   EXPECT_EQ(ask(requests), 0);
   for (std::size_t i = 0; i < mesh_.size(); ++i) {
     const long after = resident_kib(*mesh_[i]);
-    std::printf("node %zu: resident %ld → %ld KiB, descriptors %zu → %zu\n", i, before[i], after,
+    std::printf("node %zu: resident %ld → %ld KiB, descriptors %d → %d\n", i, before[i], after,
                 open[i], descriptors(*mesh_[i]));
     EXPECT_LE(after, before[i] + 20 * 1024);
     EXPECT_TRUE(eventually(seconds(5), [&] { return descriptors(*mesh_[i]) <= open[i] + 2; }));

@@ -187,4 +187,20 @@ std::vector<std::unique_ptr<Node>> start_mesh(const ScratchDir& scratch, int nod
   return mesh;
 }
 
+double metric(const Node& node, const std::string& name) {
+  const Reply reply = http(node.url() + "/metrics");
+  if (reply.status != 200) return -1;
+  std::istringstream lines(reply.body);
+  for (std::string line; std::getline(lines, line);)
+    if (line.rfind(name + " ", 0) == 0) return std::stod(line.substr(name.size() + 1));
+  return 0;
+}
+
+int descriptors(const Node& node) {
+  std::error_code ignored;
+  const std::filesystem::directory_iterator all(
+      "/proc/" + std::to_string(node.process().pid()) + "/fd", ignored);
+  return static_cast<int>(std::distance(begin(all), end(all)));
+}
+
 }  // namespace mesh::loopback

@@ -83,6 +83,12 @@ class Node {
 std::vector<std::unique_ptr<Node>> start_mesh(
     const ScratchDir& scratch, int nodes, const std::vector<std::vector<std::string>>& extra = {});
 
+// One sample of a node's /metrics, labels included; 0 where it is missing, -1 without an answer.
+double metric(const Node& node, const std::string& name);
+
+// How many descriptors the node's process holds open.
+int descriptors(const Node& node);
+
 std::string chat_body(const std::string& question, const std::string& extra = "");
 
 }  // namespace mesh::loopback

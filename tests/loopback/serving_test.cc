@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -27,16 +26,6 @@ using Nodes = std::vector<const Node*>;
 constexpr std::size_t kPosition = 512;  // that prompt and answer stay below
 constexpr const char* kUsedPages = "mesh_pages{state=\"used\"}";
 
-// One sample of a node's /metrics, labels included; 0 where it is missing, -1 without an answer.
-double metric(const Node& node, const std::string& name) {
-  const Reply reply = http(node.url() + "/metrics");
-  if (reply.status != 200) return -1;
-  std::istringstream lines(reply.body);
-  for (std::string line; std::getline(lines, line);)
-    if (line.rfind(name + " ", 0) == 0) return std::stod(line.substr(name.size() + 1));
-  return 0;
-}
-
 // Nothing of any request is left, by the node's own word.
 bool idle(const Node& node) {
   const Reply reply = http(node.url() + "/mesh/status");
@@ -48,13 +37,6 @@ bool idle(const Node& node) {
                            "mesh_parked_sequences", "mesh_micro_batches_in_flight"})
     if (metric(node, name) != 0) return false;
   return true;
-}
-
-int descriptors(const Node& node) {
-  std::error_code ignored;
-  const std::filesystem::directory_iterator all(
-      "/proc/" + std::to_string(node.process().pid()) + "/fd", ignored);
-  return static_cast<int>(std::distance(begin(all), end(all)));
 }
 
 Reply complete(const Node& node, const std::string& body) {
