@@ -52,21 +52,6 @@ Result<void> check_samples(const StepJob& job, std::uint32_t logits) {
 }  // namespace
 
 Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
-                              std::span<const std::uint8_t> sample) {
-  MESH_CHECK(sample.empty() || sample.size() == plan.parts.size(), "{} flags for {} parts",
-             sample.size(), plan.parts.size());
-  std::vector<SampleRows> rows(sample.size());
-  for (std::size_t i = 0; i < sample.size(); ++i) {
-    if (sample[i] == 0) continue;
-    const BatchPart& part = plan.parts[i];
-    SampleSpec greedy;
-    greedy.position = static_cast<std::uint32_t>(part.first_position + part.rows);
-    rows[i].rows.emplace_back(part.rows - 1, std::move(greedy));
-  }
-  return make_step_job(std::move(plan), tables, rows);
-}
-
-Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const SampleRows> sample) {
   MESH_CHECK(sample.empty() || sample.size() == plan.parts.size(), "samples of {} parts for {}",
              sample.size(), plan.parts.size());

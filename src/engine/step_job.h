@@ -22,9 +22,6 @@ struct SampleRows {
 // sequence has reserved; names both).
 Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
                               std::span<const SampleRows> sample);
-// `sample[i]` != 0: the last row of part i is sampled, greedily.
-Result<StepJob> make_step_job(BatchPlan plan, const kvcache::PageTables& tables,
-                              std::span<const std::uint8_t> sample);
 
 // What a stage knows without looking at a model: nothing in a job may be trusted to index memory
 // before this has passed. `vocabulary` 0: tokens are not used. `logits`: values of a row of logits,

@@ -12,14 +12,15 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/limits.h"
 
 namespace mesh::kvcache {
 
 // Positions of one page; the engine asserts that it equals the page of the operator interface.
-inline constexpr std::uint32_t kPagePositions = 64;
+inline constexpr std::uint32_t kPagePositions = limits::kKeyedPageTokens;
 
 // SHA-256 truncated to 16 bytes.
-using PageKey = std::array<std::uint8_t, 16>;
+using PageKey = std::array<std::uint8_t, limits::kPageKeyBytes>;
 
 // The parent of a sequence's first page.
 inline constexpr PageKey kRootKey{};
