@@ -46,7 +46,7 @@ struct LocalNodeOptions {
   std::uint64_t memory = 0;     // bytes for weights and KV; 0: 80 % of what is available
   std::uint64_t kv_memory = 0;  // bytes of it for KV; 0: a quarter
   std::size_t max_queue =
-      limits::kWaitingRequests;  // requests on this node before more are refused
+      limits::kWaitingRequests;  // sequences that may wait before more are refused
 };
 
 // Called from the control loop, but where another thread is named.

@@ -38,7 +38,7 @@ struct NodeConfig {
   std::optional<LayerRange> pinned;                  // --layers
   std::uint64_t memory_for_model = 0;                // bytes offered for weights and KV
   std::uint32_t min_nodes = 1;                       // before the first plan
-  std::size_t max_queue = limits::kWaitingRequests;  // requests on this node as their entry
+  std::size_t max_queue = limits::kWaitingRequests;  // sequences waiting here, their entry
 };
 
 // The model as this node has it on its disk.
