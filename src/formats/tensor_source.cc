@@ -42,7 +42,10 @@ Result<const tensor::TensorInfo*> check_part(const TensorSource& source, const s
 
 std::optional<std::uint64_t> checked_bytes(const tensor::Shape& shape, tensor::DType dtype) {
   constexpr std::uint64_t kMax = std::numeric_limits<std::int64_t>::max();
-  std::uint64_t bytes = tensor::dtype_bytes(dtype);
+  const std::size_t elements = tensor::block_elements(dtype);
+  if (elements > 1 && (shape.empty() || shape.back() % static_cast<std::int64_t>(elements) != 0))
+    return std::nullopt;
+  std::uint64_t bytes = tensor::block_bytes(dtype);
   // A zero extent makes the product zero, but the other extents must be honest all the same.
   bool empty = false;
   for (const std::int64_t extent : shape) {
@@ -54,7 +57,7 @@ std::optional<std::uint64_t> checked_bytes(const tensor::Shape& shape, tensor::D
     if (bytes > kMax / static_cast<std::uint64_t>(extent)) return std::nullopt;
     bytes *= static_cast<std::uint64_t>(extent);
   }
-  return empty ? 0 : bytes;
+  return empty ? 0 : bytes / elements;
 }
 
 }  // namespace mesh::formats

@@ -21,12 +21,39 @@ enum class DType : std::uint8_t {
   kU8,
   kBool,
   kF8E4M3,
-  kF8E5M2
+  kF8E5M2,
+  // Blocks of quantised values with their scales, as GGUF stores them. tensor/quantized.h.
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
+  kMXFP4
 };
 
+// Bytes of one element; types of blocks have none and are our own bug here.
 std::size_t dtype_bytes(DType dtype);
-std::string_view dtype_name(DType dtype);  // safetensors spelling: "F32", "BF16"
+std::string_view dtype_name(DType dtype);  // safetensors' or ggml's spelling: "BF16", "Q4_K"
 std::optional<DType> dtype_from_name(std::string_view name);
+
+// A block is the smallest part of a row that can be stored: 32 or 256 elements of a quantised type,
+// one element of any other.
+std::size_t block_elements(DType dtype);
+std::size_t block_bytes(DType dtype);
+inline bool is_quantized(DType dtype) {
+  return dtype >= DType::kQ4_0;
+}
+// The types of plain numbers that weights may have: f32, bf16, f16.
+inline bool is_float_weight(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
 
 inline float bf16_to_f32(std::uint16_t x) {
   return std::bit_cast<float>(std::uint32_t{x} << 16);
@@ -50,6 +77,22 @@ inline float f16_to_f32(std::uint16_t x) {
     return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+}
+
+// Round to nearest even; beyond the largest half infinite, NaN stays NaN.
+inline std::uint16_t f32_to_f16(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return static_cast<std::uint16_t>(sign | 0x7E00u);
+  if (magnitude >= 0x477FF000u) return static_cast<std::uint16_t>(sign | 0x7C00u);
+  if (magnitude <
+      0x38800000u) {  // a denormal half: adding 0.5 leaves its bits, rounded, at the end
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F000000u));
+  }
+  const std::uint32_t odd = (magnitude >> 13) & 1u;
+  return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
 }
 
 }  // namespace mesh::tensor

@@ -22,8 +22,10 @@ struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
+  // Rows of a quantised type are whole blocks: the last extent is a multiple of block_elements().
   std::uint64_t bytes() const {
-    return static_cast<std::uint64_t>(element_count(shape)) * dtype_bytes(dtype);
+    return static_cast<std::uint64_t>(element_count(shape)) / block_elements(dtype) *
+           block_bytes(dtype);
   }
 };
 
