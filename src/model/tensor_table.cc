@@ -13,11 +13,6 @@ void append(std::vector<TensorRole>& list, const LinearRole& role) {
   list.insert(list.end(), role.biases.begin(), role.biases.end());
 }
 
-bool is_float(tensor::DType dtype) {
-  return dtype == tensor::DType::kF32 || dtype == tensor::DType::kBF16 ||
-         dtype == tensor::DType::kF16;
-}
-
 Result<void> check_role(const TensorRole& role, const formats::TensorSource& source) {
   const tensor::TensorInfo* info = source.find(role.name);
   if (info == nullptr)
@@ -27,9 +22,12 @@ Result<void> check_role(const TensorRole& role, const formats::TensorSource& sou
     return Error(Code::kCorrupt,
                  fmt::format("tensor {} is {}, the configuration expects {}", role.name,
                              tensor::shape_text(info->shape), tensor::shape_text(role.shape)));
-  if (!is_float(info->dtype))
-    return Error(Code::kUnsupported, fmt::format("tensor {} is {}; F32, BF16 and F16 are supported",
-                                                 role.name, tensor::dtype_name(info->dtype)));
+  const bool is_matrix = role.shape.size() > 1;
+  if (!tensor::is_float_weight(info->dtype) && !(is_matrix && tensor::is_quantized(info->dtype)))
+    return Error(Code::kUnsupported,
+                 fmt::format("tensor {} is {}; F32, BF16 and F16 are supported{}", role.name,
+                             tensor::dtype_name(info->dtype),
+                             is_matrix ? ", and the quantised types of GGUF" : ""));
   return {};
 }
 

@@ -14,15 +14,16 @@ namespace mesh::ops {
 struct StackedShape {
   std::int64_t in = 0;
   std::int64_t out = 0;
-  DType type = DType::kF32;  // of all weights; f32 when they differ
 };
 
-// Errors: unsupported (type that is not f32, bf16, f16; names the tensor), invalid_argument (rank,
-// extents that differ, bytes that do not fit the shape, nothing to stack).
+// Errors: unsupported (type that is neither f32, bf16, f16 nor quantised; names the tensor),
+// invalid_argument (rank, extents that differ, rows that are not whole blocks, bytes that do not
+// fit the shape, nothing to stack).
 Result<StackedShape> check_sources(std::span<const LinearSource> sources);
-Result<void> check_vector(const HostTensor& source, std::int64_t size);  // size -1: any
+// Vectors are f32, bf16 or f16. size -1: any.
+Result<void> check_vector(const HostTensor& source, std::int64_t size);
 
-// Elements [first, first + count) as exact f32.
+// Elements [first, first + count) as exact f32; both whole blocks of a quantised type.
 void widen(const HostTensor& source, std::int64_t first, std::int64_t count, float* out);
 
 // The stacked bias, empty when no source has one. A source without a bias gets -0: x + -0 is x for

@@ -53,7 +53,8 @@ class Vec {
   virtual std::uint64_t bytes() const = 0;
 };
 
-// One source of a fused matrix: weight [out, in] in f32, bf16 or f16, bias [out] or none.
+// One source of a fused matrix: weight [out, in] in f32, bf16, f16 or a quantised type, which may
+// differ from source to source; bias [out] or none.
 struct LinearSource {
   HostTensor weight;
   std::optional<HostTensor> bias;

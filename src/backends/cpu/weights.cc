@@ -51,10 +51,13 @@ Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSo
   std::unique_ptr<CpuLinear> linear(new CpuLinear);
   linear->in_ = shape.in;
   linear->out_ = shape.out;
-  linear->type_ = shape.type == ops::DType::kF32    ? kWeightF32
-                  : shape.type == ops::DType::kBF16 ? kWeightBF16
-                                                    : kWeightF16;
-  linear->element_ = static_cast<int>(tensor::dtype_bytes(shape.type));
+  ops::DType type = sources[0].weight.info.dtype;
+  for (const ops::LinearSource& source : sources)
+    if (source.weight.info.dtype != type || tensor::is_quantized(type)) type = ops::DType::kF32;
+  linear->type_ = type == ops::DType::kF32    ? kWeightF32
+                  : type == ops::DType::kBF16 ? kWeightBF16
+                                              : kWeightF16;
+  linear->element_ = static_cast<int>(tensor::dtype_bytes(type));
   const std::uint64_t padded =
       static_cast<std::uint64_t>((shape.out + kLanes - 1) / kLanes * kLanes);
   const std::uint64_t bytes =
