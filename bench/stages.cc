@@ -4,13 +4,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "bench/support/bench_model.h"
 #include "bench/support/hop_time.h"
-#include "bench/support/local_mesh.h"
 #include "bench/support/report.h"
+#include "measure/local_mesh.h"
 #include "node/machine.h"
 
 namespace mesh::bench {
 namespace {
+
+using measure::LocalMesh;
 
 constexpr double kRateBar = 0.99;  // of 1 / (t_single + 2 hops)
 constexpr double kBusyBar = 0.85;
@@ -30,13 +33,13 @@ struct Options {
 Result<double> block(LocalMesh& mesh, const Options& options, std::uint64_t number) {
   const LocalMesh::Running running = mesh.ask(16, options.block_tokens, number);
   MESH_RETURN_IF_ERROR(running.stream->wait_end());
-  return ms_per_token(running.stream->times());
+  return measure::ms_per_token(running.stream->times());
 }
 
 // Two stages against one, block by block, so that a slow minute of the machine meets both.
 Result<void> measure_rate(LocalMesh& one, LocalMesh& two, const Options& options, Report& report) {
   HopOptions hop_options;
-  hop_options.row_bytes = one.row_bytes();
+  hop_options.row_bytes = one.shape().row_bytes;
   hop_options.samples = 500;
   MESH_ASSIGN_OR_RETURN(const std::vector<double> hops, hop_times(hop_options));
   const double hop_ms = percentile(hops, 0.5) / 1000;
@@ -73,10 +76,10 @@ Result<void> measure_busy(LocalMesh& two, const Options& options, Report& report
   report.value("busy: 8 streams, two stages", static_cast<double>(tokens) / to_seconds(end - begin),
                "tokens/s");
   for (std::size_t stage = 0; stage < two.stages(); ++stage) {
-    const auto records = between(two.records(stage), begin, end);
-    const double batch = mean_decode_batch(records);
-    report.at_least(fmt::format("busy: share of stage {}", stage), busy_share(records, begin, end),
-                    kBusyBar, "");
+    const auto records = measure::between(two.records(stage), begin, end);
+    const double batch = measure::mean_decode_batch(records);
+    report.at_least(fmt::format("busy: share of stage {}", stage),
+                    measure::busy_share(records, begin, end), kBusyBar, "");
     report.value(fmt::format("busy: mean decode batch of stage {}", stage), batch, "rows");
     report.value(fmt::format("busy: micro-batches of stage {} in flight", stage),
                  batch > 0 ? kStreams / batch : 0, "");
@@ -100,7 +103,7 @@ Result<void> measure_gap(LocalMesh& two, const Options& options, Report& report)
   std::vector<double> before, during;
   for (const auto& r : running) {
     const auto times = r.stream->times();
-    const auto calm_gaps = gaps_ms(times, calm, asked);
+    const auto calm_gaps = measure::gaps_ms(times, calm, asked);
     before.insert(before.end(), calm_gaps.begin(), calm_gaps.end());
     // A gap that begins before the prompt or ends behind it belongs to it.
     for (std::size_t i = 1; i < times.size(); ++i)
@@ -123,7 +126,8 @@ Result<void> measure_gap(LocalMesh& two, const Options& options, Report& report)
 
 Result<void> measure(const Options& options, Report& report) {
   const bool all = !options.rate && !options.busy && !options.gap;
-  MeshOptions mesh;
+  measure::LocalMeshOptions mesh;
+  mesh.model = bench_model;
   mesh.threads = options.threads > 0 ? options.threads : std::max(1, node::core_count() / 2);
   mesh.stages = {{0, kModelLayers / 2}, {kModelLayers / 2, kModelLayers}};
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<LocalMesh> two, LocalMesh::start(mesh));

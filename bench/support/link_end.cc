@@ -8,15 +8,6 @@ namespace {
 constexpr std::chrono::seconds kPatience{10};
 }  // namespace
 
-void run_on(env::RealLoop& loop, const std::function<void()>& task) {
-  const auto done = std::make_shared<std::promise<void>>();
-  loop.post([&task, done] {
-    task();
-    done->set_value();
-  });
-  done->get_future().wait();
-}
-
 LinkEnd::LinkEnd()
     : identity_(net::NodeIdentity::generate()),
       transport_(std::make_unique<net::TlsTransport>(io_, loop_, events_, identity_)) {

@@ -9,14 +9,14 @@
 #include "base/events.h"
 #include "env/real_loop.h"
 #include "env/transport.h"
+#include "measure/real_time.h"
 #include "net/identity.h"
 #include "net/io_thread.h"
 #include "net/tls_transport.h"
 
 namespace mesh::bench {
 
-// Runs `task` on the loop and waits for its end. Not from the loop.
-void run_on(env::RealLoop& loop, const std::function<void()>& task);
+using measure::run_on;
 
 class LinkEnd final : public env::TransportHandler {
  public:

@@ -15,17 +15,6 @@
 
 namespace mesh::bench {
 
-Instant now() {
-  return Instant(std::chrono::steady_clock::now().time_since_epoch());
-}
-
-double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double rank = std::ceil(share * static_cast<double>(values.size()));
-  return values[static_cast<std::size_t>(std::max(rank, 1.0)) - 1];
-}
-
 void add_options(CLI::App& app, ReportOptions& options) {
   app.add_flag("--json", options.json, "print one JSON object");
   app.add_flag("--check", options.check, "exit with 1 when a bar is missed");

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/time.h"
+#include "measure/real_time.h"
 
 namespace CLI {
 class App;
@@ -12,11 +12,8 @@ class App;
 
 namespace mesh::bench {
 
-// Monotonic, any thread; unlike a loop's clock it moves within a turn.
-Instant now();
-
-// The value below which `share` of them lie (nearest rank); 0 for none.
-double percentile(std::vector<double> values, double share);
+using measure::now;
+using measure::percentile;
 
 struct ReportOptions {
   bool json = false;

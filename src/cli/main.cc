@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/settings.h"
 #include "cli/suggest.h"
+#include "model/synthetic_shapes.h"
 
 namespace mesh::cli {
 namespace {
@@ -71,6 +72,7 @@ struct Verbs {
   CLI::App* config_path = nullptr;
   CLI::App* config_set = nullptr;
   CLI::App* config_unset = nullptr;
+  BenchOptions bench;
   EvalCommandOptions eval;
 };
 
@@ -116,6 +118,53 @@ void declare_config(CLI::App& app, Verbs& v) {
   v.config_unset = config->add_subcommand("unset", "removes a setting from the config file");
   v.config_unset->add_option("key", v.config.key, "a setting")->type_name("KEY")->required();
   file(v.config_unset);
+}
+
+void declare_bench(CLI::App& app, BenchOptions& o) {
+  CLI::App* bench = app.add_subcommand(
+      "bench", "measure prompts and streams per second on this machine, without a server");
+  const auto count = [](std::uint32_t most) {
+    return CLI::Range(1u, most, fmt::format("1-{}", most));
+  };
+  CLI::Option* model =
+      bench->add_option("-m,--model", o.model, "model, as for run")->type_name("MODEL");
+  bench
+      ->add_option("--synthetic", o.synthetic,
+                   "random weights of a known shape instead: " + model::synthetic_names())
+      ->type_name("SHAPE")
+      ->excludes(model);
+  bench
+      ->add_option("--weights", o.weights,
+                   "type of the random weights: bf16, q8_0, q4_0, q4_k, q4_k_m, …")
+      ->type_name("TYPE")
+      ->capture_default_str();
+  bench->add_option("--stages", o.stages, "split the layers over so many nodes on this machine")
+      ->type_name("N")
+      ->check(count(limits::kRouteStages))
+      ->capture_default_str();
+  bench->add_option("--threads", o.threads, "of each stage; default: the cores, shared out")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096, "1-4096"));
+  bench->add_option("--isa", o.isa, "avx512, avx2 or scalar")->type_name("NAME");
+  bench->add_option("--prompt", o.prompts, "tokens of the prompts to measure")
+      ->type_name("N,…")
+      ->delimiter(',')
+      ->check(count(limits::kContext))
+      ->capture_default_str();
+  bench->add_option("--streams", o.streams, "sequences to decode side by side")
+      ->type_name("N,…")
+      ->delimiter(',')
+      ->check(count(1024))
+      ->capture_default_str();
+  bench->add_option("--tokens", o.tokens, "of each stream")
+      ->type_name("N")
+      ->check(CLI::Range(2u, limits::kContext, fmt::format("2-{}", limits::kContext)))
+      ->capture_default_str();
+  bench->add_option("--repeats", o.repeats, "of each measurement; the median counts")
+      ->type_name("N")
+      ->check(count(1000))
+      ->capture_default_str();
+  bench->add_flag("--json", o.json, "print one JSON object");
 }
 
 void declare_eval(CLI::App& app, EvalCommandOptions& o) {
@@ -174,6 +223,7 @@ void declare(CLI::App& app, Verbs& v) {
   CLI::App* version =
       app.add_subcommand("version", "version, numeric class and self-test of this program");
   version->add_flag("--json", v.version.json, "as JSON");
+  declare_bench(app, v.bench);
   declare_eval(app, v.eval);
 }
 
@@ -227,6 +277,7 @@ int dispatch(CLI::App& app, Verbs& v) {
   }
   if (app.got_subcommand("config")) return start_config(v);
   if (app.got_subcommand("version")) return run_version(v.version);
+  if (app.got_subcommand("bench")) return run_bench(v.bench);
   return run_eval_command(v.eval);
 }
 

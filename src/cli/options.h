@@ -106,6 +106,20 @@ struct EvalCommandOptions {
   bool explain = false;
 };
 
+struct BenchOptions {
+  std::string model;      // as for run, when `synthetic` is empty
+  std::string synthetic;  // a shape of model/synthetic_shapes.h
+  std::string weights = "q4_0";
+  std::uint32_t stages = 1;
+  int threads = 0;  // of each stage; 0: the cores, shared among the stages
+  std::string isa;
+  std::vector<std::uint32_t> prompts = {512};
+  std::vector<std::uint32_t> streams = {1, 4, 8, 16};
+  std::uint32_t tokens = 48;
+  std::uint32_t repeats = 3;
+  bool json = false;
+};
+
 // Settings of one verb as its options. Errors: invalid_argument (settings that contradict).
 Result<NodeOptions> node_options(NodeVerb verb, const Settings& settings);
 // `openai_base_url`: of the environment, "" if unset. A flag beats it, the config file does not.
@@ -117,6 +131,7 @@ int run_chat(const ChatOptions& options);
 int run_status(const StatusOptions& options);
 int run_version(const VersionOptions& options);
 int run_config(const ConfigOptions& options);
+int run_bench(const BenchOptions& options);
 int run_eval_command(const EvalCommandOptions& options);
 
 }  // namespace mesh::cli

@@ -19,6 +19,7 @@
 #include "base/random.h"
 #include "formats/safetensors.h"
 #include "model/config.h"
+#include "model/random_blocks.h"
 #include "model/weights.h"
 
 namespace mesh::model {
@@ -49,6 +50,12 @@ class Elements {
   Elements(std::uint64_t seed, const tensor::TensorInfo& info)
       : key_(splitmix64(fnv1a64(info.name) ^ splitmix64(seed))), range_(weight_range(info)) {}
 
+  std::uint64_t key() const { return key_; }
+  // Of values spread evenly over the range.
+  float deviation() const {
+    return static_cast<float>((range_.high - range_.low) / std::sqrt(12.0));
+  }
+
   std::uint16_t bf16(std::uint64_t index) const {
     const double unit = static_cast<double>(splitmix64(key_ + index * kGolden) >> 11) * 0x1p-53;
     return tensor::f32_to_bf16(static_cast<float>(range_.low + (range_.high - range_.low) * unit));
@@ -72,7 +79,9 @@ class RandomSource final : public formats::TensorSource {
     MESH_ASSIGN_OR_RETURN(const tensor::TensorInfo* info,
                           formats::check_part(*this, name, offset, out.size()));
     const Elements elements(seed_, *info);
-    if (info->dtype == tensor::DType::kBF16) {
+    if (tensor::is_quantized(info->dtype)) {
+      fill_blocks(*info, elements, offset, out);
+    } else if (info->dtype == tensor::DType::kBF16) {
       fill(offset, out, [&](std::uint64_t index) { return elements.bf16(index); });
     } else {
       fill(offset, out,
@@ -103,6 +112,21 @@ class RandomSource final : public formats::TensorSource {
     if (!out.empty()) {
       const auto value = element(index);
       std::memcpy(out.data(), &value, out.size());
+    }
+  }
+
+  // Likewise of blocks.
+  static void fill_blocks(const tensor::TensorInfo& info, const Elements& elements,
+                          std::uint64_t offset, std::span<std::byte> out) {
+    const std::size_t width = tensor::block_bytes(info.dtype);
+    std::vector<std::byte> block(width);
+    for (std::uint64_t index = offset / width; !out.empty(); ++index) {
+      random_block(info.dtype, elements.key(), index, elements.deviation(), block);
+      const auto skip = static_cast<std::size_t>(offset % width);
+      const std::size_t count = std::min(width - skip, out.size());
+      std::memcpy(out.data(), block.data() + skip, count);
+      out = out.subspan(count);
+      offset += count;
     }
   }
 
@@ -211,6 +235,18 @@ constexpr const char* kChatTemplate =
     "+ '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+tensor::DType type_of(const RandomModelOptions& options, const TensorRole& role) {
+  if (!tensor::is_quantized(options.dtype)) return options.dtype;
+  if (role.shape.size() < 2) return tensor::DType::kF32;
+  if (!options.mixed) return options.dtype;
+  const std::string_view name = role.name;
+  if (name == kEmbeddingTensor || name == kHeadTensor) return tensor::DType::kQ6_K;
+  if (!name.ends_with("v_proj.weight") && !name.ends_with("down_proj.weight")) return options.dtype;
+  constexpr std::string_view kLayers = "model.layers.";
+  const char last = name[name.find('.', kLayers.size()) - 1];  // digit of the layer's number
+  return (last - '0') % 2 == 0 ? tensor::DType::kQ6_K : options.dtype;
+}
+
 // The spec that the configuration means, found before there are tensors: only the embedding is
 // looked at.
 Result<std::vector<tensor::TensorInfo>> tensor_list(const RandomModelOptions& options,
@@ -221,9 +257,17 @@ Result<std::vector<tensor::TensorInfo>> tensor_list(const RandomModelOptions& op
   files.tensors = std::make_shared<RandomSource>(options.seed, std::move(embedding));
   MESH_ASSIGN_OR_RETURN(const ModelSpec spec, parse_config(files));
   std::vector<tensor::TensorInfo> tensors;
-  for (TensorRole& role : model_roles(spec, {0, spec.layers}).all())
+  for (TensorRole& role : model_roles(spec, {0, spec.layers}).all()) {
+    const tensor::DType type = type_of(options, role);
+    if (!formats::checked_bytes(role.shape, type))
+      return Error(
+          Code::kInvalidArgument,
+          fmt::format("tensor {} of shape {} cannot be {}: rows are not whole blocks of {}",
+                      role.name, tensor::shape_text(role.shape), tensor::dtype_name(type),
+                      tensor::block_elements(type)));
     tensors.push_back(
-        {.name = std::move(role.name), .dtype = options.dtype, .shape = std::move(role.shape)});
+        {.name = std::move(role.name), .dtype = type, .shape = std::move(role.shape)});
+  }
   std::sort(
       tensors.begin(), tensors.end(),
       [](const tensor::TensorInfo& a, const tensor::TensorInfo& b) { return a.name < b.name; });
@@ -242,7 +286,8 @@ Result<void> write_text(const std::filesystem::path& path, const std::string& te
 }  // namespace
 
 Result<formats::ModelFiles> make_random_model(const RandomModelOptions& options) {
-  if (options.dtype != tensor::DType::kF32 && options.dtype != tensor::DType::kBF16)
+  if (options.dtype != tensor::DType::kF32 && options.dtype != tensor::DType::kBF16 &&
+      !tensor::is_quantized(options.dtype))
     return Error(Code::kInvalidArgument,
                  fmt::format("a random model of {}", tensor::dtype_name(options.dtype)));
   if (options.family.empty()) return Error(Code::kInvalidArgument, "a random model needs a family");

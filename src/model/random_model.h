@@ -25,7 +25,12 @@ struct RandomModelOptions {
   std::uint32_t context = 2048;
   double rope_theta = 10000.0;
   float norm_eps = 1e-6f;
-  tensor::DType dtype = tensor::DType::kBF16;  // f32 or bf16; both hold the same values
+  // Of the matrices: f32 or bf16, which hold the same values, or a quantised type. Vectors of a
+  // quantised model are f32.
+  tensor::DType dtype = tensor::DType::kBF16;
+  // Embedding, head, and in every second layer v_proj and down_proj are Q6_K, as in the mixtures
+  // that llama.cpp's quantiser calls _M.
+  bool mixed = false;
   bool tied = false;
   // A tokenizer of 256 bytes and three specials with a ChatML template; its end of turn is the stop
   // id. Without it the model has no stop id and runs to the token limit. Needs a vocabulary of at
@@ -44,8 +49,9 @@ inline constexpr TokenId kTurnEndId = 258;    // <|im_end|>
 // which the fixtures in tests/data/models follow too, with mix() = splitmix64():
 //   key = mix(fnv1a64(tensor name) xor mix(seed)); word = mix(key + index · 0x9E3779B97F4A7C15);
 //   unit = (word >> 11) · 2⁻⁵³; value = low + (high - low) · unit in f64, rounded to f32, to bf16.
-// Ranges: norms 0.5..1.5, biases ±0.3·√3, all others ±√3 / √in. Errors: those of parse_config() for
-// impossible shapes, invalid_argument (type, vocabulary too small).
+// Ranges: norms 0.5..1.5, biases ±0.3·√3, all others ±√3 / √in. Blocks of
+// quantised types: model/random_blocks.h, by the same key. Errors: those of parse_config() for
+// impossible shapes, invalid_argument (type, vocabulary too small, rows that are not whole blocks).
 Result<formats::ModelFiles> make_random_model(const RandomModelOptions& options);
 
 // Writes the files of a model to a directory that is made if needed: texts that are not empty and

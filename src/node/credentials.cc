@@ -34,6 +34,10 @@ Result<std::unique_ptr<Credentials>> Credentials::load(const std::string& data_d
   return std::unique_ptr<Credentials>(new Credentials(std::move(identity), std::move(cluster)));
 }
 
+std::unique_ptr<Credentials> Credentials::temporary(const net::ClusterKey& cluster) {
+  return std::unique_ptr<Credentials>(new Credentials(net::NodeIdentity::generate(), cluster));
+}
+
 std::string Credentials::cluster() const {
   return net::cluster_short_name(cluster_.public_key());
 }

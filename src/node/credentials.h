@@ -22,6 +22,9 @@ class Credentials : public membership::Verifier {
                                                    const std::string& cluster_key_text,
                                                    bool create);
 
+  // A new node of the cluster in memory only, for nodes that live as long as a measurement.
+  static std::unique_ptr<Credentials> temporary(const net::ClusterKey& cluster);
+
   const net::NodeIdentity& identity() const { return identity_; }
   std::string cluster() const;  // short name
   // This node's certificate, signed now by the cluster key it holds.

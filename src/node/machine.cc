@@ -33,6 +33,20 @@ std::uint64_t available_memory() {
              : 0;
 }
 
+std::uint64_t peak_memory() {
+#ifdef __linux__
+  std::ifstream file("/proc/self/status");
+  std::string line;
+  while (std::getline(file, line)) {
+    std::istringstream fields(line);
+    std::string key;
+    std::uint64_t kib = 0;
+    if (fields >> key >> kib && key == "VmHWM:") return kib * 1024;
+  }
+#endif
+  return 0;
+}
+
 std::string host_name() {
   char name[256] = {};
   if (::gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "node";

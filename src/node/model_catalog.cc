@@ -26,9 +26,7 @@ scheduler::ModelCost model_cost(const model::ModelSpec& spec,
 
 }  // namespace
 
-Result<OpenedModel> open_local_model(const std::string& spec_text,
-                                     const formats::HubEnvironment& hub) {
-  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(spec_text, hub));
+Result<OpenedModel> describe_model(formats::ModelFiles files) {
   const std::string context = fmt::format("model {} ({})", files.name, files.origin);
   Result<model::ModelSpec> spec = model::parse_config(files);
   if (!spec.ok()) return spec.error().with_context(context);
@@ -50,6 +48,12 @@ Result<OpenedModel> open_local_model(const std::string& spec_text,
     return model::stage_bytes(spec, *tensors, range);
   };
   return opened;
+}
+
+Result<OpenedModel> open_local_model(const std::string& spec_text,
+                                     const formats::HubEnvironment& hub) {
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(spec_text, hub));
+  return describe_model(std::move(files));
 }
 
 Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,

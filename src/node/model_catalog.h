@@ -19,6 +19,10 @@ struct OpenedModel {
   LocalModel local;
 };
 
+// Parses and fingerprints files that are open. Errors: those of model::parse_config,
+// model::parse_sampling_defaults and model::fingerprint.
+Result<OpenedModel> describe_model(formats::ModelFiles files);
+
 // Opens, parses and fingerprints; reads 512 bytes of each tensor. Blocks on files.
 // Errors: those of formats::open_model, model::parse_config,
 // model::parse_sampling_defaults and model::fingerprint.

@@ -70,6 +70,7 @@ constexpr std::array kAllowed = {
     Allowed{"src/engine/engine_compute.cc", true, "the compute thread of a node"},
     Allowed{"src/node/", true, "waits for the control loop when a node starts and stops"},
     Allowed{"bench/", false, "measures real time"},
+    Allowed{"src/measure/", false, "measures real time"},
     Allowed{"tests/exactness/", false, "prints how long its configurations took"},
     Allowed{"tests/loopback/", false, "drives real processes"},
     Allowed{"tests/load/", false, "drives real processes"},

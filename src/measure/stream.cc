@@ -1,10 +1,10 @@
-#include "bench/support/stream.h"
+#include "measure/stream.h"
 
 #include <chrono>
 
-#include "bench/support/report.h"
+#include "measure/real_time.h"
 
-namespace mesh::bench {
+namespace mesh::measure {
 namespace {
 constexpr std::chrono::seconds kPatience{300};
 }  // namespace
@@ -61,4 +61,4 @@ double ms_per_token(const std::vector<Instant>& times) {
   return to_milliseconds(times.back() - times.front()) / static_cast<double>(times.size() - 1);
 }
 
-}  // namespace mesh::bench
+}  // namespace mesh::measure

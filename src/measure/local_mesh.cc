@@ -1,4 +1,6 @@
-#include "bench/support/local_mesh.h"
+#include "measure/local_mesh.h"
+
+#include <fmt/format.h>
 
 #include <chrono>
 #include <thread>
@@ -6,63 +8,34 @@
 #include "backends/backends.h"
 #include "base/random.h"
 #include "base/version.h"
-#include "bench/support/link_end.h"
-#include "bench/support/report.h"
 #include "engine/engine_compute.h"
 #include "env/real_loop.h"
 #include "env/system_random.h"
-#include "membership/fake_verifier.h"
-#include "model/config.h"
-#include "model/fingerprint.h"
-#include "model/random_model.h"
-#include "model/weights.h"
-#include "net/identity.h"
+#include "measure/real_time.h"
+#include "net/cluster_key.h"
 #include "net/io_thread.h"
 #include "net/tls_transport.h"
+#include "node/credentials.h"
+#include "node/machine.h"
 #include "node/mesh_node.h"
+#include "node/model_catalog.h"
 
-namespace mesh::bench {
+namespace mesh::measure {
 namespace {
 
-const std::string kCluster(32, 'b');
-constexpr std::uint64_t kMemory = 8ull << 30;
-constexpr std::chrono::seconds kPatience{120};
+constexpr std::chrono::seconds kPatience{600};  // a big model is read from a slow disk
 
-model::RandomModelOptions model_options() {
-  model::RandomModelOptions options;
-  options.layers = kModelLayers;
-  options.hidden = kModelHidden;
-  options.intermediate = 2816;
-  options.heads = 16;
-  options.kv_heads = 4;
-  options.head_dim = 64;
-  options.vocabulary = kModelVocabulary;
-  options.context = 8192;
-  return options;
-}
-
-Result<node::LocalModel> local_model(const formats::ModelFiles& files,
-                                     const model::ModelSpec& spec) {
-  MESH_ASSIGN_OR_RETURN(const model::Fingerprint print, model::fingerprint(spec, *files.tensors));
-  node::LocalModel local;
-  local.identity.name = "random";
-  local.identity.fingerprint = print.value;
-  local.identity.layers = spec.layers;
-  local.identity.hidden = spec.hidden;
-  local.identity.context = spec.context;
-  local.identity.vocabulary = spec.vocabulary;
-  for (std::uint32_t layer = 0; layer < spec.layers; ++layer)
-    local.cost.layer_bytes.push_back(model::layer_bytes(spec, *files.tensors, layer));
-  local.cost.embedding_bytes = model::embedding_bytes(spec, *files.tensors);
-  local.cost.head_bytes = model::head_bytes(spec, *files.tensors);
-  return local;
+// One cluster for all meshes of the process.
+const net::ClusterKey& cluster() {
+  static const net::ClusterKey key = net::ClusterKey::generate();
+  return key;
 }
 
 }  // namespace
 
 // Members are destroyed in reverse order; what uses the loop is let go on it before it ends.
 struct LocalMesh::Node {
-  Node() : identity(net::NodeIdentity::generate()), verifier(identity.id(), kCluster) {}
+  Node() : credentials(node::Credentials::temporary(cluster())) {}
   ~Node() {
     run_on(loop, [this] {
       node.reset();
@@ -76,61 +49,61 @@ struct LocalMesh::Node {
   NullEvents events;
   env::SystemRandom random;
   metrics::Registry metrics;
-  net::NodeIdentity identity;
-  membership::FakeVerifier verifier;
+  std::unique_ptr<node::Credentials> credentials;
   net::IoThread io;
   std::unique_ptr<net::TlsTransport> transport;
   std::uint16_t port = 0;
   std::unique_ptr<env::Env> env;
+  ops::BackendInfo backend;
   std::unique_ptr<TimedCompute> compute;
   std::unique_ptr<node::MeshNode> node;
 };
 
-Result<void> LocalMesh::add_node(const MeshOptions& options, std::size_t index) {
+Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t index,
+                                 std::size_t count) {
   auto owned = std::make_unique<Node>();
   Node& n = *owned;
   n.loop.start();
   nodes_.push_back(std::move(owned));
-  n.transport = std::make_unique<net::TlsTransport>(n.io, n.loop, n.events, n.identity);
+  n.transport =
+      std::make_unique<net::TlsTransport>(n.io, n.loop, n.events, n.credentials->identity());
   MESH_ASSIGN_OR_RETURN(n.port, n.transport->listen("127.0.0.1", 0));
   n.env = std::make_unique<env::Env>(
       env::Env{n.loop, n.loop, n.loop, n.random, *n.transport, n.events, n.metrics});
 
-  model::RandomModelOptions random = model_options();
-  random.seed = options.seed;
-  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, model::make_random_model(random));
-  MESH_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::parse_config(files));
-  MESH_ASSIGN_OR_RETURN(node::LocalModel local, local_model(files, spec));
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, options.model());
+  MESH_ASSIGN_OR_RETURN(node::OpenedModel model, node::describe_model(std::move(files)));
   backends::BackendOptions backend_options;
   backend_options.threads = options.threads;
+  backend_options.isa = options.isa;
   MESH_ASSIGN_OR_RETURN(auto backend, backends::make_backend("cpu", backend_options));
+  n.backend = backend->info();
 
   node::NodeConfig config;
   config.name = fmt::format("stage {}", index);
-  config.certificate =
-      membership::FakeVerifier::issue(kCluster, n.identity.id(), std::int64_t{1} << 60);
-  config.engine = {std::string(engine_version()), backend->info().numeric_class,
-                   backend->self_test()};
+  config.certificate = n.credentials->own_certificate(n.loop.unix_milliseconds());
+  config.engine = {std::string(engine_version()), n.backend.numeric_class, backend->self_test()};
   config.addresses = {env::Address{"127.0.0.1", n.port}.to_string()};
   if (index > 0) config.seeds = {env::Address{"127.0.0.1", nodes_.front()->port}};
-  config.pinned = options.stages[index];
-  config.memory_for_model = kMemory;
-  config.min_nodes = static_cast<std::uint32_t>(options.stages.size());
+  config.pinned = options.stages.empty() ? LayerRange{0, model.spec.layers} : options.stages[index];
+  config.memory_for_model = node::available_memory();
+  config.min_nodes = static_cast<std::uint32_t>(count);
 
   engine::EngineOptions engine_options;
   engine_options.stage.pages = options.pages;
+  engine_options.stage.kv_type = options.kv_type;
   engine_options.now = [] { return now(); };
   Result<void> made;
   run_on(n.loop, [&] {
-    auto engine = engine::EngineCompute::make(std::move(backend), std::move(files), n.loop,
+    auto engine = engine::EngineCompute::make(std::move(backend), std::move(model.files), n.loop,
                                               std::move(engine_options));
     if (!engine.ok()) {
       made = engine.error();
       return;
     }
     n.compute = std::make_unique<TimedCompute>(std::move(*engine));
-    n.node = std::make_unique<node::MeshNode>(*n.env, n.verifier, std::move(config));
-    n.node->attach_model(std::move(local), *n.compute);
+    n.node = std::make_unique<node::MeshNode>(*n.env, *n.credentials, std::move(config));
+    n.node->attach_model(std::move(model.local), *n.compute);
     n.node->start();
   });
   return made;
@@ -147,17 +120,21 @@ Result<void> LocalMesh::wait_route() {
       ready = route.ok() && route->stages.size() == nodes_.size();
       if (!route.ok()) why = route.error().message;
     });
+    for (const auto& n : nodes_)
+      if (const auto failed = n->compute->load_error()) return *failed;
     if (ready) return {};
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return Error(Code::kDeadlineExceeded, "no route: " + why);
 }
 
-Result<std::unique_ptr<LocalMesh>> LocalMesh::start(const MeshOptions& options) {
+Result<std::unique_ptr<LocalMesh>> LocalMesh::start(const LocalMeshOptions& options) {
+  const Instant begin = now();
   std::unique_ptr<LocalMesh> mesh(new LocalMesh());
-  for (std::size_t i = 0; i < options.stages.size(); ++i)
-    MESH_RETURN_IF_ERROR(mesh->add_node(options, i));
+  const std::size_t count = options.stages.empty() ? 1 : options.stages.size();
+  for (std::size_t i = 0; i < count; ++i) MESH_RETURN_IF_ERROR(mesh->add_node(options, i, count));
   MESH_RETURN_IF_ERROR(mesh->wait_route());
+  mesh->load_time_ = now() - begin;
   return mesh;
 }
 
@@ -168,7 +145,7 @@ LocalMesh::Running LocalMesh::ask(std::uint32_t prompt_tokens, std::uint32_t new
   pipeline::GenerateParams params;
   Prng random(number);
   for (std::uint32_t i = 0; i < prompt_tokens; ++i)
-    params.prompt.push_back(static_cast<TokenId>(random.below(kModelVocabulary)));
+    params.prompt.push_back(static_cast<TokenId>(random.below(shape().vocabulary)));
   params.new_tokens_max = new_tokens;
   Running running{{}, std::make_shared<Stream>()};
   Node& entry = *nodes_.front();
@@ -186,8 +163,18 @@ std::vector<StepRecord> LocalMesh::records(std::size_t stage) const {
   return nodes_.at(stage)->compute->records();
 }
 
-std::size_t LocalMesh::row_bytes() const {
-  return nodes_.front()->compute->shape().row_bytes;
+engine::ComputeShape LocalMesh::shape() const {
+  return nodes_.front()->compute->shape();
 }
 
-}  // namespace mesh::bench
+ops::BackendInfo LocalMesh::backend() const {
+  return nodes_.front()->backend;
+}
+
+std::uint64_t LocalMesh::source_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& n : nodes_) bytes += n->compute->bytes_loaded();
+  return bytes;
+}
+
+}  // namespace mesh::measure

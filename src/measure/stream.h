@@ -11,7 +11,7 @@
 #include "base/time.h"
 #include "pipeline/driver.h"
 
-namespace mesh::bench {
+namespace mesh::measure {
 
 class Stream final : public pipeline::TokenSink {
  public:
@@ -40,4 +40,4 @@ std::vector<double> gaps_ms(const std::vector<Instant>& times, Instant begin, In
 // Mean milliseconds per token after the first; 0 for fewer than two.
 double ms_per_token(const std::vector<Instant>& times);
 
-}  // namespace mesh::bench
+}  // namespace mesh::measure

@@ -1,11 +1,26 @@
-#include "bench/support/timed_compute.h"
+#include "measure/timed_compute.h"
 
 #include <algorithm>
 #include <iterator>
 
-#include "bench/support/report.h"
+#include "measure/real_time.h"
 
-namespace mesh::bench {
+namespace mesh::measure {
+
+void TimedCompute::load(LayerRange layers, std::function<void(Result<engine::LoadReport>)> done) {
+  engine_->load(
+      layers, [notes = notes_, done = std::move(done)](Result<engine::LoadReport> report) mutable {
+        {
+          std::lock_guard lock(notes->mutex);
+          notes->load_error.reset();
+          if (report.ok())
+            notes->bytes_loaded = report->bytes_loaded;
+          else
+            notes->load_error = report.error();
+        }
+        done(std::move(report));
+      });
+}
 
 void TimedCompute::submit(engine::StepJob job,
                           std::function<void(Result<engine::StepOutput>)> done) {
@@ -27,6 +42,16 @@ void TimedCompute::submit(engine::StepJob job,
 std::vector<StepRecord> TimedCompute::records() const {
   std::lock_guard lock(notes_->mutex);
   return notes_->records;
+}
+
+std::uint64_t TimedCompute::bytes_loaded() const {
+  std::lock_guard lock(notes_->mutex);
+  return notes_->bytes_loaded;
+}
+
+std::optional<Error> TimedCompute::load_error() const {
+  std::lock_guard lock(notes_->mutex);
+  return notes_->load_error;
 }
 
 std::vector<StepRecord> between(const std::vector<StepRecord>& records, Instant begin,
@@ -53,4 +78,4 @@ double mean_decode_batch(const std::vector<StepRecord>& records) {
   return steps == 0 ? 0 : static_cast<double>(sequences) / static_cast<double>(steps);
 }
 
-}  // namespace mesh::bench
+}  // namespace mesh::measure
