@@ -110,6 +110,18 @@ TEST(ThreadPoolTest, RunsEveryPartOnce) {
   }
 }
 
+// Workers that come late must find the job that runs now, whole, or none.
+TEST(ThreadPoolTest, ManyShortJobsMeetLateWorkers) {
+  ThreadPool pool(4);
+  Prng prng(5);
+  for (int round = 0; round < 5000; ++round) {
+    const int parts = 1 + static_cast<int>(prng.below(9));
+    std::atomic<int> sum{0};
+    pool.run(parts, [&](int part, int) { sum.fetch_add(part + 1); });
+    ASSERT_EQ(sum.load(), parts * (parts + 1) / 2) << "round " << round << " seed 5";
+  }
+}
+
 TEST(BoundedQueueTest, RefusesWhenFullAndDrainsAfterClose) {
   BoundedQueue<int> queue(2);
   int v = 1;
