@@ -9,7 +9,7 @@
 #include "cli/console.h"
 #include "cli/environment.h"
 #include "cli/options.h"
-#include "formats/model_files.h"
+#include "formats/quantized_source.h"
 #include "measure/speed.h"
 #include "model/config.h"
 #include "model/synthetic_shapes.h"
@@ -31,7 +31,13 @@ Result<Subject> subject(const BenchOptions& o) {
   Subject out;
   if (o.synthetic.empty()) {
     const std::string name = o.model;
-    out.open = [name] { return formats::open_model(name, hub_environment()); };
+    MESH_ASSIGN_OR_RETURN(const formats::Quantize quantize, formats::parse_quantize(o.quantize));
+    out.open = [name, quantize]() -> Result<formats::ModelFiles> {
+      MESH_ASSIGN_OR_RETURN(formats::ModelFiles files,
+                            formats::open_model(name, hub_environment()));
+      formats::quantize_model(files, quantize);
+      return files;
+    };
   } else {
     MESH_ASSIGN_OR_RETURN(const model::RandomModelOptions shape,
                           model::synthetic_shape(o.synthetic, o.weights));

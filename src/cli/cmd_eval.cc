@@ -15,6 +15,7 @@ int run_eval_command(const EvalCommandOptions& options) {
   eval.hub = hub_environment();
   eval.backend = options.backend;
   eval.isa = options.isa;
+  eval.quantize = options.quantize;
   eval.threads = options.threads > 0 ? options.threads : node::core_count();
   eval.ids_files = options.ids;
   eval.out_file = options.out;

@@ -100,6 +100,7 @@ Result<node::LocalNodeOptions> local_options(const NodeOptions& o, const std::st
   local.willing = !o.no_layers;
   local.backend = o.device;
   local.isa = o.isa;
+  MESH_ASSIGN_OR_RETURN(local.quantize, formats::parse_quantize(o.quantize));
   local.threads = o.threads;
   MESH_ASSIGN_OR_RETURN(local.log.level_min, env::parse_level(o.log_level));
   local.log.format =

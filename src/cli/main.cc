@@ -138,6 +138,8 @@ void declare_bench(CLI::App& app, BenchOptions& o) {
                    "type of the random weights: bf16, q8_0, q4_0, q4_k, q4_k_m, …")
       ->type_name("TYPE")
       ->capture_default_str();
+  bench->add_option("--quantize", o.quantize, "convert the model while loading: q8 or q4")
+      ->type_name("TYPE");
   bench->add_option("--stages", o.stages, "split the layers over so many nodes on this machine")
       ->type_name("N")
       ->check(count(limits::kRouteStages))
@@ -184,6 +186,7 @@ void declare_eval(CLI::App& app, EvalCommandOptions& o) {
       ->type_name("LAYERS")
       ->delimiter(',');
   eval->add_option("--backend", o.backend, "ref or cpu")->type_name("NAME")->capture_default_str();
+  eval->add_option("--quantize", o.quantize, "convert while loading: q8 or q4")->type_name("TYPE");
   eval->add_option("--isa", o.isa, "avx512, avx2 or scalar")->type_name("NAME");
   eval->add_option("--threads", o.threads, "compute threads")
       ->type_name("N")

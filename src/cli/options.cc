@@ -59,6 +59,7 @@ Result<NodeOptions> node_options(NodeVerb verb, const Settings& s) {
   o.name = s.text("name");
   o.device = s.text("device");
   o.isa = s.text("isa");
+  o.quantize = s.text("quantize");
   o.threads = static_cast<int>(s.whole("threads").value_or(0));
   o.memory = s.size("memory").value_or(0);
   o.kv_memory = s.size("kv-memory").value_or(0);

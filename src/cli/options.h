@@ -33,6 +33,7 @@ struct NodeOptions {
   bool no_layers = false;
   std::string device = "cpu";
   std::string isa;
+  std::string quantize;
   int threads = 0;
   std::uint64_t memory = 0;     // bytes; 0: 80 % of what is free
   std::uint64_t kv_memory = 0;  // bytes; 0: a quarter of memory
@@ -101,6 +102,7 @@ struct EvalCommandOptions {
   std::vector<std::uint32_t> cuts;
   std::string backend = "cpu";
   std::string isa;
+  std::string quantize;
   int threads = 0;
   std::uint32_t chunk = 0;
   bool explain = false;
@@ -110,6 +112,7 @@ struct BenchOptions {
   std::string model;      // as for run, when `synthetic` is empty
   std::string synthetic;  // a shape of model/synthetic_shapes.h
   std::string weights = "q4_0";
+  std::string quantize;
   std::uint32_t stages = 1;
   int threads = 0;  // of each stage; 0: the cores, shared among the stages
   std::string isa;

@@ -23,6 +23,7 @@ const std::map<std::string, std::pair<std::string, std::string>> kBadValues = {
     {"name", {"", "must not be empty"}},
     {"device", {"gpu", "choose cpu or ref"}},
     {"isa", {"sse", "choose avx512, avx2 or scalar"}},
+    {"quantize", {"q5", "choose q8 or q4"}},
     {"threads", {"0", "not a whole number from 1 to 1024"}},
     {"memory", {"8 apples", "write a size such as 8G or 500M"}},
     {"kv-memory", {"-1", "write a size such as 8G or 500M"}},

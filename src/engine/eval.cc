@@ -13,6 +13,7 @@
 #include "engine/local_ring.h"
 #include "engine/step_job.h"
 #include "formats/byte_source.h"
+#include "formats/quantized_source.h"
 #include "formats/safetensors.h"
 #include "model/config.h"
 #include "tensor/dtype.h"
@@ -317,8 +318,10 @@ Result<std::vector<std::string>> run_eval(const EvalOptions& options) {
   if (options.threads < 1 || options.threads > limits::kComputeThreads)
     return bad(
         fmt::format("{} threads; between 1 and {}", options.threads, limits::kComputeThreads));
-  MESH_ASSIGN_OR_RETURN(const formats::ModelFiles model,
-                        formats::open_model(options.model, options.hub));
+  MESH_ASSIGN_OR_RETURN(const formats::Quantize quantize,
+                        formats::parse_quantize(options.quantize));
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, formats::open_model(options.model, options.hub));
+  formats::quantize_model(model, quantize);
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Backend> backend,
                         backends::make_backend(options.backend, {options.threads, options.isa}));
   std::vector<std::vector<TokenId>> sequences;

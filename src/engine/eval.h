@@ -17,6 +17,7 @@ namespace mesh::engine {
 
 struct EvalOptions {
   std::string model;                   // as formats::open_model() takes it
+  std::string quantize;                // as formats::parse_quantize() takes it
   formats::HubEnvironment hub;         // where the hub's cache lies
   std::string backend = "cpu";         // "cpu" or "ref"
   std::string isa;                     // cpu: "avx512", "avx2", "scalar"; empty: the best

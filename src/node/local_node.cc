@@ -195,6 +195,7 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
                              opened.files.name, opened.spec.layers));
   progress(fmt::format("✓ model          {} ({}), {} layers, {}", opened.files.name,
                        opened.files.origin, opened.spec.layers, opened.spec.family));
+  if (!opened.conversion.empty()) progress("✓ quantize       " + opened.conversion);
   engine::EngineOptions engine_options;
   engine_options.stage.kv_bytes =
       options.kv_memory > 0 ? options.kv_memory : memory / kKvShareOfMemory;
@@ -256,7 +257,8 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   MESH_RETURN_IF_ERROR(node.open_device());
   std::optional<OpenedModel> opened;
   if (!node.options.take_model_from_mesh) {
-    MESH_ASSIGN_OR_RETURN(opened, open_local_model(node.options.model, node.options.hub));
+    MESH_ASSIGN_OR_RETURN(
+        opened, open_local_model(node.options.model, node.options.hub, node.options.quantize));
   }
   std::shared_ptr<const TextService> text;
   if (opened.has_value()) {

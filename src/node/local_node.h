@@ -17,7 +17,7 @@
 #include "env/env.h"
 #include "env/text_events.h"
 #include "env/transport.h"
-#include "formats/model_files.h"
+#include "formats/quantized_source.h"
 #include "node/gateway.h"
 
 namespace mesh::node {
@@ -36,6 +36,7 @@ struct LocalNodeOptions {
   std::vector<env::Address> peers;
   std::string model;  // -m; "" with take_model_from_mesh: whatever the mesh serves
   bool take_model_from_mesh = false;
+  formats::Quantize quantize = formats::Quantize::kNone;  // of `model`
   formats::HubEnvironment hub;
   std::optional<LayerRange> layers;
   std::uint32_t min_nodes = 1;

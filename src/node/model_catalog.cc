@@ -24,6 +24,15 @@ scheduler::ModelCost model_cost(const model::ModelSpec& spec,
   return cost;
 }
 
+// "ORG/NAME:q8" as the model and its conversion.
+std::pair<std::string, formats::Quantize> split_name(const std::string& name) {
+  const std::size_t colon = name.rfind(':');
+  if (colon == std::string::npos) return {name, formats::Quantize::kNone};
+  const auto quantize = formats::parse_quantize(name.substr(colon + 1));
+  if (!quantize.ok()) return {name, formats::Quantize::kNone};
+  return {name.substr(0, colon), *quantize};
+}
+
 }  // namespace
 
 Result<OpenedModel> describe_model(formats::ModelFiles files) {
@@ -35,7 +44,7 @@ Result<OpenedModel> describe_model(formats::ModelFiles files) {
   if (!sampling.ok()) return sampling.error().with_context(context);
   const Result<model::Fingerprint> print = model::fingerprint(*spec, *files.tensors);
   if (!print.ok()) return print.error().with_context(context);
-  OpenedModel opened{std::move(files), *spec, *sampling, {}};
+  OpenedModel opened{std::move(files), {}, *spec, *sampling, {}};
   wire::ModelIdentity& identity = opened.local.identity;
   identity.name = opened.files.name;
   identity.fingerprint = print->value;
@@ -51,21 +60,27 @@ Result<OpenedModel> describe_model(formats::ModelFiles files) {
 }
 
 Result<OpenedModel> open_local_model(const std::string& spec_text,
-                                     const formats::HubEnvironment& hub) {
+                                     const formats::HubEnvironment& hub,
+                                     formats::Quantize quantize) {
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(spec_text, hub));
-  return describe_model(std::move(files));
+  const formats::QuantizeReport report = formats::quantize_model(files, quantize);
+  MESH_ASSIGN_OR_RETURN(OpenedModel opened, describe_model(std::move(files)));
+  if (quantize != formats::Quantize::kNone)
+    opened.conversion = formats::quantize_text(quantize, report);
+  return opened;
 }
 
 Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
                                     const formats::HubEnvironment& hub) {
   std::string tried = "the built-in model";
-  Result<OpenedModel> builtin = open_local_model("", hub);
+  const auto [name, quantize] = split_name(wanted.name);
+  Result<OpenedModel> builtin = open_local_model("", hub, quantize);
   if (builtin.ok() && builtin->local.identity.fingerprint == wanted.fingerprint) return builtin;
-  if (wanted.name.find('/') != std::string::npos) {
+  if (name.find('/') != std::string::npos) {
     const std::string cache = formats::hub_cache_directory(hub);
     tried +=
         " and " + (cache.empty() ? std::string("the Hugging Face cache (no HOME is set)") : cache);
-    Result<OpenedModel> cached = open_local_model(wanted.name, hub);
+    Result<OpenedModel> cached = open_local_model(name, hub, quantize);
     if (cached.ok() && cached->local.identity.fingerprint == wanted.fingerprint) return cached;
     if (cached.ok())
       tried += fmt::format(", where {} has another fingerprint, {}", wanted.name,

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "formats/model_files.h"
+#include "formats/quantized_source.h"
 #include "model/generation_config.h"
 #include "model/spec.h"
 #include "node/mesh_node.h"
@@ -14,6 +15,7 @@ namespace mesh::node {
 
 struct OpenedModel {
   formats::ModelFiles files;
+  std::string conversion;  // what --quantize does to it, a sentence; "" without
   model::ModelSpec spec;
   model::SamplingDefaults sampling;
   LocalModel local;
@@ -26,10 +28,12 @@ Result<OpenedModel> describe_model(formats::ModelFiles files);
 // Opens, parses and fingerprints; reads 512 bytes of each tensor. Blocks on files.
 // Errors: those of formats::open_model, model::parse_config,
 // model::parse_sampling_defaults and model::fingerprint.
-Result<OpenedModel> open_local_model(const std::string& spec, const formats::HubEnvironment& hub);
+Result<OpenedModel> open_local_model(const std::string& spec, const formats::HubEnvironment& hub,
+                                     formats::Quantize quantize = formats::Quantize::kNone);
 
 // The model of the mesh among what is here: the built-in one, or the same name in the Hugging Face
-// cache. Errors: not_found saying which model is missing, where it was looked for and what to do.
+// cache, converted as its name says (":q8", ":q4"). Errors: not_found saying which model is
+// missing, where it was looked for and what to do.
 Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
                                     const formats::HubEnvironment& hub);
 

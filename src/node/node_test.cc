@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "node/mesh_node.h"
+#include "node/model_catalog.h"
 #include "node/test_mesh.h"
 
 namespace mesh::node {
@@ -190,6 +191,23 @@ TEST(MeshNodeTest, ADrainThatComesDuringALoadHolds) {
   mesh.settle();
   mesh.run(seconds(1));
   EXPECT_EQ(a.mesh->status().nodes[0].state, "draining");
+}
+
+// A node that takes its model from the mesh converts it as the mesh does.
+TEST(ModelCatalog, FindsTheConversionThatTheMeshServes) {
+  const auto plain = open_local_model("", {});
+  const auto q8 = open_local_model("", {}, formats::Quantize::kQ8);
+  ASSERT_TRUE(plain.ok() && q8.ok());
+  EXPECT_EQ(q8->local.identity.name, "pocket:q8");
+  EXPECT_NE(plain->local.identity.fingerprint, q8->local.identity.fingerprint);
+  EXPECT_TRUE(plain->conversion.empty());
+  EXPECT_NE(q8->conversion.find("converted to Q8_0"), std::string::npos);
+  const auto found = find_mesh_model(q8->local.identity, {});
+  ASSERT_TRUE(found.ok()) << found.error().message;
+  EXPECT_EQ(found->local.identity.fingerprint, q8->local.identity.fingerprint);
+  wire::ModelIdentity other = q8->local.identity;
+  other.name = "pocket:q4";
+  EXPECT_EQ(find_mesh_model(other, {}).error().code, Code::kNotFound);
 }
 
 }  // namespace
