@@ -173,7 +173,8 @@ TEST_P(Golden, GivesTheSameBitsHoweverItIsCut) {
 INSTANTIATE_TEST_SUITE_P(Fixtures, Golden,
                          testing::Values("llama", "llama-bf16", "llama-untied", "qwen2",
                                          "qwen2-bf16", "qwen2-yarn", "qwen3", "qwen3-bf16",
-                                         "qwen3-sharded"));
+                                         "qwen2_moe", "qwen2_moe-bf16",
+                                         "qwen3_moe", "qwen3_moe-bf16", "qwen3-sharded"));
 
 }  // namespace
 }  // namespace mesh::model
