@@ -13,7 +13,10 @@ ops::Tensor Decoder::feed_forward(ops::Step& step, const LayerWeights& w,
   const ops::RoutingSpec routing{.top_k = static_cast<int>(spec_.moe.top_k),
                                  .normalise = spec_.moe.normalise};
   ops::Tensor y = step.experts(x, step.linear(x, *w.router), *w.experts, routing);
-  if (w.shared_gate != nullptr) step.add_gated(y, mlp(), step.linear(x, *w.shared_gate));
+  if (w.shared_gate != nullptr) {
+    const ops::Tensor shared = mlp();
+    step.add_gated(y, shared, step.linear(x, *w.shared_gate));
+  }
   return y;
 }
 

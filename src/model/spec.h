@@ -36,9 +36,9 @@ struct MoeSpec {
   std::uint32_t experts = 0;       // of a layer; 0: the model has none, and all else is 0 too
   std::uint32_t top_k = 0;         // chosen by a row
   std::uint32_t intermediate = 0;  // of one expert
-  std::uint32_t shared_intermediate = 0;    // of the expert that every row uses, gated; 0: none
-  bool normalise = false;                   // weights of the chosen experts sum to 1
-  std::vector<std::uint32_t> dense_layers;  // ascending
+  std::uint32_t shared_intermediate = 0;  // of the expert that every row uses, gated; 0: none
+  bool normalise = false;                 // weights of the chosen experts sum to 1
+  std::vector<std::uint32_t> dense_layers = {};  // ascending
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
