@@ -29,6 +29,7 @@ constexpr std::size_t kChatHistoryLines = 1000;     // of chat's line editor
 constexpr std::uint32_t kLayers = 1024;
 constexpr std::uint32_t kHidden = 1u << 17;
 constexpr std::uint32_t kIntermediate = 1u << 20;
+constexpr std::uint32_t kExperts = 1u << 12;  // of one layer
 constexpr std::uint32_t kHeads = 1u << 12;
 constexpr std::uint32_t kHeadDim = 1u << 12;
 constexpr std::uint32_t kVocabulary = 1u << 22;

@@ -111,9 +111,15 @@ std::string canonical_text(const ModelSpec& spec) {
   exact("rope.mscale_all_dim", spec.rope.mscale_all_dim);
   exact("rope.attention_factor", spec.rope.attention_factor);
   line("rope.truncate", spec.rope.truncate);
-  std::string stops;
-  for (const TokenId id : spec.stop_ids) stops += fmt::format("{}{}", stops.empty() ? "" : ",", id);
-  line("stop_ids", stops);
+  if (spec.moe.experts > 0) {  // a dense model's text knows nothing of experts
+    line("moe.experts", spec.moe.experts);
+    line("moe.top_k", spec.moe.top_k);
+    line("moe.intermediate", spec.moe.intermediate);
+    line("moe.shared_intermediate", spec.moe.shared_intermediate);
+    line("moe.normalise", spec.moe.normalise);
+    line("moe.dense_layers", fmt::format("{}", fmt::join(spec.moe.dense_layers, ",")));
+  }
+  line("stop_ids", fmt::format("{}", fmt::join(spec.stop_ids, ",")));
   line("residual", tensor::dtype_name(spec.residual));
   return text;
 }

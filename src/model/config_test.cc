@@ -94,6 +94,77 @@ TEST(Config, ReadsWhatTheOthersAddToIt) {
   EXPECT_EQ(pocket->stop_ids, (std::vector<TokenId>{1527, 1529}));
 }
 
+TEST(Config, ReadsExpertsAndWhichLayersHaveThem) {
+  const ModelSpec qwen2 = spec_of("qwen2_moe");
+  EXPECT_EQ(qwen2.moe, (MoeSpec{.experts = 8,
+                                .top_k = 2,
+                                .intermediate = 32,
+                                .shared_intermediate = 96,
+                                .normalise = false,
+                                .dense_layers = {0, 1, 2}}));
+  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.qk_norm && qwen2.is_moe(3) && !qwen2.is_moe(2));
+  EXPECT_EQ(qwen2.intermediate, 128u);
+  const ModelSpec qwen3 = spec_of("qwen3_moe");
+  EXPECT_EQ(qwen3.moe, (MoeSpec{.experts = 8, .top_k = 2, .intermediate = 32, .normalise = true}));
+  EXPECT_TRUE(!qwen3.qkv_bias && qwen3.qk_norm && qwen3.is_moe(0));
+  EXPECT_EQ(qwen3.head_dim, 32u);
+  EXPECT_FALSE(spec_of("qwen3").is_moe(0));
+  // What transformers' classes mean by absent fields.
+  const auto plain = parse_with("qwen3_moe", {{"num_local_experts", nullptr},
+                                              {"num_experts_per_tok", nullptr},
+                                              {"moe_intermediate_size", nullptr},
+                                              {"norm_topk_prob", nullptr},
+                                              {"decoder_sparse_step", nullptr},
+                                              {"mlp_only_layers", nullptr},
+                                              {"num_key_value_heads", nullptr},
+                                              {"head_dim", nullptr}});
+  ASSERT_TRUE(plain.ok()) << plain.error().message;
+  EXPECT_EQ(plain->moe, (MoeSpec{.experts = 128, .top_k = 8, .intermediate = 768}));
+  EXPECT_EQ(plain->kv_heads, 4u);
+  EXPECT_EQ(plain->head_dim, 16u);
+  const auto old = parse_with("qwen2_moe", {{"num_experts", nullptr},
+                                            {"num_experts_per_tok", nullptr},
+                                            {"shared_expert_intermediate_size", nullptr},
+                                            {"moe_intermediate_size", nullptr},
+                                            {"mlp_only_layers", {3, 0, 99, -7}},
+                                            {"qkv_bias", false},
+                                            {"decoder_sparse_step", 1}});
+  ASSERT_TRUE(old.ok()) << old.error().message;
+  EXPECT_FALSE(old->qkv_bias);
+  EXPECT_EQ(old->moe, (MoeSpec{.experts = 60,
+                               .top_k = 4,
+                               .intermediate = 1408,
+                               .shared_intermediate = 5632,
+                               .dense_layers = {0, 3}}));
+}
+
+TEST(Config, NoLayerWithExpertsIsNoExperts) {
+  for (const Json& none : {Json{{"num_local_experts", 0}}, Json{{"mlp_only_layers", {0, 1, 2, 3}}},
+                           Json{{"decoder_sparse_step", 5}}}) {
+    const auto spec = parse_with("qwen3_moe", none);
+    ASSERT_TRUE(spec.ok()) << spec.error().message;
+    EXPECT_EQ(spec->moe, MoeSpec{});
+    EXPECT_EQ(canonical_text(*spec).find("moe."), std::string::npos);
+  }
+}
+
+TEST(Config, RefusesImpossibleExperts) {
+  expect_refused("qwen3_moe", {{"num_experts_per_tok", 9}}, Code::kInvalidArgument,
+                 "num_experts_per_tok is 9, but num_local_experts is 8");
+  expect_refused("qwen3_moe", {{"num_experts", 1}}, Code::kInvalidArgument, "but num_experts is 1");
+  expect_refused("qwen3_moe", {{"num_experts_per_tok", 0}}, Code::kInvalidArgument,
+                 "num_experts_per_tok is 0");
+  expect_refused("qwen3_moe", {{"num_local_experts", 100000}}, Code::kInvalidArgument,
+                 "num_local_experts is 100000");
+  expect_refused("qwen3_moe", {{"decoder_sparse_step", 0}}, Code::kInvalidArgument,
+                 "decoder_sparse_step is 0");
+  expect_refused("qwen2_moe", {{"shared_expert_intermediate_size", 0}}, Code::kInvalidArgument,
+                 "shared_expert_intermediate_size is 0");
+  expect_refused("qwen2_moe", {{"mlp_only_layers", "1"}}, Code::kCorrupt, "mlp_only_layers");
+  expect_refused("qwen2_moe", {{"use_sliding_window", true}}, Code::kUnsupported,
+                 "use_sliding_window");
+}
+
 TEST(Config, BothSpellingsMeanTheSame) {
   int pairs = 0;
   for (const auto& entry : fs::directory_iterator(kModels)) {
@@ -109,7 +180,7 @@ TEST(Config, BothSpellingsMeanTheSame) {
     EXPECT_EQ(canonical_text(*v4), canonical_text(*v5));
     ++pairs;
   }
-  EXPECT_GE(pairs, 8);
+  EXPECT_GE(pairs, 12);
   EXPECT_EQ(spec_of("llama-v4config"), spec_of("llama"));
 }
 
@@ -125,6 +196,18 @@ TEST(Config, CanonicalTextShowsEveryDifference) {
   other = base;
   other.residual = tensor::DType::kBF16;
   EXPECT_NE(canonical_text(other), canonical_text(base));
+  const ModelSpec experts = spec_of("qwen2_moe");
+  const auto expect_change = [&](const auto& change) {
+    ModelSpec changed = experts;
+    change(changed.moe);
+    EXPECT_NE(canonical_text(changed), canonical_text(experts));
+  };
+  expect_change([](MoeSpec& moe) { moe.experts = 7; });
+  expect_change([](MoeSpec& moe) { moe.top_k = 3; });
+  expect_change([](MoeSpec& moe) { moe.intermediate = 33; });
+  expect_change([](MoeSpec& moe) { moe.shared_intermediate = 0; });
+  expect_change([](MoeSpec& moe) { moe.normalise = true; });
+  expect_change([](MoeSpec& moe) { moe.dense_layers = {0, 1}; });
 }
 
 TEST(Config, FallsBackToArchitectureAndDefaults) {
@@ -150,7 +233,8 @@ TEST(Config, FallsBackToArchitectureAndDefaults) {
 
 TEST(Config, RefusesWhatItCannotRunByName) {
   expect_refused("llama", {{"model_type", "gemma2"}}, Code::kUnsupported,
-                 "model_type \"gemma2\" is not supported; supported are llama, qwen2, qwen3");
+                 "model_type \"gemma2\" is not supported; supported are llama, qwen2, qwen2_moe, "
+                 "qwen3, qwen3_moe");
   expect_refused("llama", {{"model_type", nullptr}, {"architectures", {"X"}}}, Code::kUnsupported,
                  "architecture \"X\"");
   expect_refused("llama", {{"hidden_act", "gelu"}}, Code::kUnsupported, "hidden_act is \"gelu\"");

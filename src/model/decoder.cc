@@ -6,6 +6,20 @@
 
 namespace mesh::model {
 
+ops::Tensor Decoder::feed_forward(ops::Step& step, const LayerWeights& w,
+                                  const ops::Tensor& x) const {
+  const auto mlp = [&] { return step.linear(step.swiglu(step.linear(x, *w.gate_up)), *w.down); };
+  if (w.experts == nullptr) return mlp();
+  const ops::RoutingSpec routing{.top_k = static_cast<int>(spec_.moe.top_k),
+                                 .normalise = spec_.moe.normalise};
+  ops::Tensor y = step.experts(x, step.linear(x, *w.router), *w.experts, routing);
+  if (w.shared_gate != nullptr) {
+    const ops::Tensor shared = mlp();
+    step.add_gated(y, shared, step.linear(x, *w.shared_gate));
+  }
+  return y;
+}
+
 ops::Tensor Decoder::run_layers(ops::Step& step, const StageWeights& weights, LayerRange layers,
                                 const Observer& observer) const {
   MESH_CHECK(layers.begin >= weights.range.begin && layers.end <= weights.range.end,
@@ -27,8 +41,7 @@ ops::Tensor Decoder::run_layers(ops::Step& step, const StageWeights& weights, La
     attention.k_norm = w.k_norm.get();
     const ops::Tensor qkv = step.linear(step.rms_norm(h, *w.norm1, spec_.norm_eps), *w.qkv);
     step.add_residual(h, step.linear(step.attention(attention, qkv), *w.o));
-    const ops::Tensor gate_up = step.linear(step.rms_norm(h, *w.norm2, spec_.norm_eps), *w.gate_up);
-    step.add_residual(h, step.linear(step.swiglu(gate_up), *w.down));
+    step.add_residual(h, feed_forward(step, w, step.rms_norm(h, *w.norm2, spec_.norm_eps)));
     if (observer) observer(i + 1, step, h);
   }
   return h;

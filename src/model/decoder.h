@@ -1,5 +1,5 @@
 #pragma once
-// The one decoder that runs every dense family on every backend.
+// The one decoder that runs every family on every backend.
 
 #include <cstdint>
 #include <functional>
@@ -14,8 +14,8 @@ namespace mesh::model {
 
 // Immutable; holds no weights and no state of a step, so that all stages of a process may share
 // one. One thread per Step. h ← E[token]; per layer h ← h + Attn(norm(h)), h ← h + FFN(norm(h));
-// logits = norm(h)·Wᵀ. Source: Vaswani et al. 2017; Zhang and Sennrich 2019 (RMSNorm); Shazeer 2020
-// (SwiGLU).
+// logits = norm(h)·Wᵀ. FFN is an MLP, or experts and a gated shared one. Source: Vaswani et al.
+// 2017; Zhang and Sennrich 2019 (RMSNorm); Shazeer 2020 (SwiGLU); Shazeer et al. 2017 (experts).
 class Decoder {
  public:
   // Sees the residual at each boundary: `layer` layers of the model have run, 0 is the embedding.
@@ -37,6 +37,9 @@ class Decoder {
                      std::span<const std::int32_t> rows) const;
 
  private:
+  // FFN(x), f32 [T, hidden].
+  ops::Tensor feed_forward(ops::Step& step, const LayerWeights& w, const ops::Tensor& x) const;
+
   const ModelSpec spec_;
   const ops::RopeTable& rope_;
 };

@@ -29,6 +29,17 @@ struct Vec final : ops::Vec {
   std::uint64_t bytes() const override { return static_cast<std::uint64_t>(count) * 4; }
 };
 
+struct Experts final : ops::Experts {
+  ops::ExpertsShape shape;
+  std::vector<std::string> names;  // gate, up and down of each expert in the order they came
+  std::int64_t experts() const override { return shape.experts; }
+  std::int64_t hidden() const override { return shape.hidden; }
+  std::int64_t intermediate() const override { return shape.intermediate; }
+  std::uint64_t bytes() const override {
+    return static_cast<std::uint64_t>(shape.experts * shape.hidden * shape.intermediate) * 6;
+  }
+};
+
 // Writes down each operator with its shapes; values do not exist.
 class Step final : public ops::Step {
  public:
@@ -53,6 +64,21 @@ class Step final : public ops::Step {
   }
   ops::Tensor swiglu(const ops::Tensor& gate_up) override {
     return note("swiglu", gate_up.rows, gate_up.cols / 2);
+  }
+  ops::Tensor experts(const ops::Tensor& x, const ops::Tensor& router_logits,
+                      const ops::Experts& weights, const ops::RoutingSpec& routing) override {
+    MESH_CHECK(x.cols == weights.hidden() && router_logits.cols == weights.experts() &&
+                   x.rows == router_logits.rows,
+               "{} columns, {} logits", x.cols, router_logits.cols);
+    return note(fmt::format("experts {} of {}{}", routing.top_k, weights.experts(),
+                            routing.normalise ? "n" : ""),
+                x.rows, x.cols);
+  }
+  void add_gated(ops::Tensor& y, const ops::Tensor& shared,
+                 const ops::Tensor& gate_logit) override {
+    MESH_CHECK(y.cols == shared.cols && gate_logit.cols == 1, "{}, {} and {} columns", y.cols,
+               shared.cols, gate_logit.cols);
+    note("add_gated", y.rows, y.cols);
   }
   void add_residual(ops::Tensor& residual, const ops::Tensor& y) override {
     MESH_CHECK(residual.cols == y.cols, "{} and {} columns", residual.cols, y.cols);
@@ -104,6 +130,19 @@ class Backend final : public ops::Backend {
     vec->name = source.info.name;
     vec->count = source.info.shape[0];
     return std::unique_ptr<ops::Vec>(std::move(vec));
+  }
+  Result<std::unique_ptr<ops::Experts>> load_experts(const ops::ExpertsShape& shape,
+                                                     const ops::ExpertReader& read) override {
+    auto experts = std::make_unique<Experts>();
+    experts->shape = shape;
+    for (std::int64_t e = 0; e < shape.experts; ++e) {
+      MESH_ASSIGN_OR_RETURN(const ops::ExpertSource source, read(e));
+      MESH_CHECK(source.down.info.shape == (tensor::Shape{shape.hidden, shape.intermediate}),
+                 "down of {}", tensor::shape_text(source.down.info.shape));
+      for (const ops::HostTensor* host : {&source.gate, &source.up, &source.down})
+        experts->names.push_back(host->info.name);
+    }
+    return std::unique_ptr<ops::Experts>(std::move(experts));
   }
   Result<std::unique_ptr<ops::KvPool>> make_kv(const ops::KvLayout&, std::uint32_t) override {
     return Error(Code::kUnsupported, "no cache");

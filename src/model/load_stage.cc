@@ -1,13 +1,19 @@
 #include <fmt/format.h>
 
+#include <functional>
 #include <span>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/hash.h"
 #include "model/weights.h"
+#include "ops/host_weights.h"
 
 namespace mesh::model {
 namespace {
+
+// Told of bytes that were read in the midst of a layer; an error ends the load.
+using Progressed = std::function<Result<void>(std::uint64_t bytes)>;
 
 // Reads roles one by one, hashing and counting what it reads.
 class Reader {
@@ -32,6 +38,29 @@ class Reader {
     return backend_.load_linear(sources);
   }
 
+  // A matrix of a router or gate, [rows, cols], as f32: choices between experts are not left to
+  // the activations' format of some weight type.
+  Result<std::unique_ptr<ops::Linear>> linear_f32(const TensorRole& role, std::int64_t cols) {
+    MESH_ASSIGN_OR_RETURN(const tensor::HostTensor host, read(role));
+    const std::int64_t count = tensor::element_count(host.info.shape);
+    std::vector<float> values(static_cast<std::size_t>(count));
+    ops::widen(host, 0, count, values.data());
+    const ops::LinearSource source{
+        .weight = {.info = {host.info.name, tensor::DType::kF32, {count / cols, cols}},
+                   .bytes = std::as_bytes(std::span(values)),
+                   .owner = nullptr},
+        .bias = std::nullopt};
+    return backend_.load_linear({&source, 1});
+  }
+
+  // `progressed` is called after each expert but the last.
+  Result<std::unique_ptr<ops::Experts>> experts(const MoeRoles& moe, const Progressed& progressed) {
+    return backend_.load_experts(moe.shape, [&](std::int64_t index) -> Result<ops::ExpertSource> {
+      if (index > 0) MESH_RETURN_IF_ERROR(progressed(bytes_));
+      return expert(moe, index);
+    });
+  }
+
   std::uint64_t bytes() const { return bytes_; }
   std::uint64_t hash() const { return hasher_.digest(); }
 
@@ -43,6 +72,44 @@ class Reader {
     return host;
   }
 
+  Result<ops::ExpertSource> expert(const MoeRoles& moe, std::int64_t index) {
+    const auto at = static_cast<std::size_t>(index);
+    ops::ExpertSource expert;
+    if (moe.layout == ExpertLayout::kSeparate) {
+      MESH_ASSIGN_OR_RETURN(expert.gate, read(moe.experts[3 * at]));
+      MESH_ASSIGN_OR_RETURN(expert.up, read(moe.experts[3 * at + 1]));
+      MESH_ASSIGN_OR_RETURN(expert.down, read(moe.experts[3 * at + 2]));
+    } else if (moe.layout == ExpertLayout::kStacked) {
+      MESH_ASSIGN_OR_RETURN(expert.gate, slice(moe.experts[0], at));
+      MESH_ASSIGN_OR_RETURN(expert.up, slice(moe.experts[1], at));
+      MESH_ASSIGN_OR_RETURN(expert.down, slice(moe.experts[2], at));
+    } else {
+      MESH_ASSIGN_OR_RETURN(expert.gate, slice(moe.experts[0], at));
+      const std::size_t half = expert.gate.bytes.size() / 2;
+      expert.gate.info.shape[0] = moe.shape.intermediate;
+      expert.up = expert.gate;
+      expert.gate.bytes = expert.gate.bytes.first(half);
+      expert.up.bytes = expert.up.bytes.subspan(half);
+      MESH_ASSIGN_OR_RETURN(expert.down, slice(moe.experts[1], at));
+    }
+    return expert;
+  }
+
+  // Matrix `index` of a stacked tensor [count, out, in].
+  Result<tensor::HostTensor> slice(const TensorRole& role, std::size_t index) {
+    const tensor::TensorInfo& whole = *source_.find(role.name);
+    tensor::TensorInfo info{fmt::format("{}[{}]", role.name, index),
+                            whole.dtype,
+                            {whole.shape.begin() + 1, whole.shape.end()}};
+    const std::uint64_t size = info.bytes();
+    auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(size));
+    MESH_RETURN_IF_ERROR(source_.read_part(role.name, size * index, buffer->span()));
+    const std::span<const std::byte> bytes = std::as_const(*buffer).span();
+    hasher_.update(bytes);
+    bytes_ += size;
+    return tensor::HostTensor{.info = std::move(info), .bytes = bytes, .owner = std::move(buffer)};
+  }
+
   const formats::TensorSource& source_;
   ops::Backend& backend_;
   Hasher hasher_;
@@ -51,7 +118,8 @@ class Reader {
 
 Result<std::shared_ptr<const LayerWeights>> load_layer(const LayerRoles& roles,
                                                        const formats::TensorSource& source,
-                                                       ops::Backend& backend) {
+                                                       ops::Backend& backend,
+                                                       const Progressed& progressed) {
   Reader reader(source, backend);
   auto layer = std::make_shared<LayerWeights>();
   MESH_ASSIGN_OR_RETURN(layer->norm1, reader.vec(roles.norm1));
@@ -64,8 +132,19 @@ Result<std::shared_ptr<const LayerWeights>> load_layer(const LayerRoles& roles,
   }
   MESH_ASSIGN_OR_RETURN(layer->o, reader.linear(roles.o));
   MESH_ASSIGN_OR_RETURN(layer->norm2, reader.vec(roles.norm2));
-  MESH_ASSIGN_OR_RETURN(layer->gate_up, reader.linear(roles.gate_up));
-  MESH_ASSIGN_OR_RETURN(layer->down, reader.linear(roles.down));
+  if (roles.moe) {
+    MESH_ASSIGN_OR_RETURN(layer->router,
+                          reader.linear_f32(roles.moe->router, roles.moe->shape.hidden));
+    MESH_ASSIGN_OR_RETURN(layer->experts, reader.experts(*roles.moe, progressed));
+  }
+  if (!roles.gate_up.weights.empty()) {
+    MESH_ASSIGN_OR_RETURN(layer->gate_up, reader.linear(roles.gate_up));
+    MESH_ASSIGN_OR_RETURN(layer->down, reader.linear(roles.down));
+  }
+  if (roles.moe && roles.moe->shared_gate) {
+    MESH_ASSIGN_OR_RETURN(layer->shared_gate,
+                          reader.linear_f32(*roles.moe->shared_gate, roles.moe->shape.hidden));
+  }
   layer->source_bytes = reader.bytes();
   layer->source_hash = reader.hash();
   return std::shared_ptr<const LayerWeights>(std::move(layer));
@@ -130,9 +209,13 @@ class Loading {
       return {};
     }
     MESH_RETURN_IF_ERROR(check_cancelled());
-    auto loaded = load_layer(roles, source_, backend_);
+    const std::uint64_t before = done_;
+    auto loaded = load_layer(roles, source_, backend_, [&](std::uint64_t bytes) {
+      report(before + bytes - done_);
+      return check_cancelled();
+    });
     if (!loaded.ok()) return loaded.error().with_context(fmt::format("loading layer {}", layer));
-    report((*loaded)->source_bytes);
+    report(before + (*loaded)->source_bytes - done_);
     stage_.layers.push_back(std::move(loaded).value());
     return {};
   }
@@ -183,7 +266,8 @@ std::uint64_t bytes_of(const T& weights) {
 
 std::uint64_t LayerWeights::device_bytes() const {
   return bytes_of(norm1) + bytes_of(qkv) + bytes_of(q_norm) + bytes_of(k_norm) + bytes_of(o) +
-         bytes_of(norm2) + bytes_of(gate_up) + bytes_of(down);
+         bytes_of(norm2) + bytes_of(router) + bytes_of(experts) + bytes_of(gate_up) +
+         bytes_of(down) + bytes_of(shared_gate);
 }
 
 std::uint64_t StageWeights::device_bytes() const {

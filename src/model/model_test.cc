@@ -103,8 +103,12 @@ RandomModelOptions tiny(const std::string& family, std::uint64_t seed, tensor::D
   options.family = family;
   options.seed = seed;
   options.dtype = dtype;
-  options.tied = family != "qwen3";
-  options.head_dim = family == "qwen3" ? 32 : 16;
+  options.tied = family == "llama" || family == "qwen2";
+  options.head_dim = family.starts_with("qwen3") ? 32 : 16;
+  if (family == "qwen2_moe") {
+    options.sparse_step = 2;
+    options.mlp_only_layers = {1};
+  }
   return options;
 }
 
@@ -120,7 +124,9 @@ TEST(RandomModel, GivesTheWeightsOfTheFixtures) {
                         Case{"llama-bf16", "llama", 2, tensor::DType::kBF16},
                         Case{"qwen2", "qwen2", 4, tensor::DType::kF32},
                         Case{"qwen3", "qwen3", 12, tensor::DType::kF32},
-                        Case{"qwen3-bf16", "qwen3", 12, tensor::DType::kBF16}}) {
+                        Case{"qwen3-bf16", "qwen3", 12, tensor::DType::kBF16},
+                        Case{"qwen2_moe", "qwen2_moe", 29, tensor::DType::kF32},
+                        Case{"qwen3_moe-bf16", "qwen3_moe", 58, tensor::DType::kBF16}}) {
     SCOPED_TRACE(c.fixture);
     const formats::ModelFiles expected = fixture(c.fixture);
     const auto random = make_random_model(tiny(c.family, c.seed, c.dtype));
@@ -240,8 +246,9 @@ TEST(Fingerprint, DependsOnTheModelAndNotOnItsFiles) {
   EXPECT_EQ(fingerprint_of(fixture("qwen3")), fingerprint_of(fixture("qwen3-sharded")));
   EXPECT_EQ(fingerprint_of(fixture("llama")), fingerprint_of(fixture("llama-v4config")));
   std::map<std::uint64_t, std::string> seen;
-  for (const char* name : {"llama", "llama-bf16", "llama-untied", "qwen2", "qwen2-bf16",
-                           "qwen2-yarn", "qwen3", "qwen3-bf16"})
+  for (const char* name :
+       {"llama", "llama-bf16", "llama-untied", "qwen2", "qwen2-bf16", "qwen2-yarn", "qwen3",
+        "qwen3-bf16", "qwen2_moe", "qwen2_moe-bf16", "qwen3_moe", "qwen3_moe-bf16"})
     EXPECT_TRUE(seen.emplace(fingerprint_of(fixture(name)).value, name).second) << name;
   EXPECT_EQ(fingerprint_of(fixture("llama")).text().size(), 16u);
 }
@@ -289,7 +296,8 @@ TEST(Fingerprint, IsStable) {
 // --- loading ------------------------------------------------------------------------------------
 
 TEST(LoadStage, ReadsOnlyItsLayers) {
-  for (const char* name : {"llama", "llama-untied", "qwen2-bf16", "qwen3-sharded"}) {
+  for (const char* name :
+       {"llama", "llama-untied", "qwen2-bf16", "qwen3-sharded", "qwen2_moe", "qwen3_moe-bf16"}) {
     const ModelSpec spec = *parse_config(fixture(name));
     for (const LayerRange range :
          {LayerRange{0, 4}, LayerRange{0, 1}, LayerRange{1, 3}, LayerRange{3, 4}}) {

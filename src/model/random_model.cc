@@ -41,7 +41,9 @@ Range weight_range(const tensor::TensorInfo& info) {
   const std::string_view name = info.name;
   if (name.ends_with("norm.weight")) return {0.5, 1.5};
   if (name.ends_with("bias")) return of_deviation(0.3);
-  return of_deviation(1.0 / std::sqrt(static_cast<double>(info.shape.back())));
+  // Routers with wide gaps between experts.
+  const double gain = name.ends_with("mlp.gate.weight") ? 4.0 : 1.0;
+  return of_deviation(gain / std::sqrt(static_cast<double>(info.shape.back())));
 }
 
 // Elements of one tensor; element i depends on (seed, name, i) alone.
@@ -135,11 +137,21 @@ class RandomSource final : public formats::TensorSource {
   mutable std::atomic<std::uint64_t> bytes_read_{0};
 };
 
+// "Qwen2MoeForCausalLM" of "qwen2_moe".
+std::string architecture(const std::string& family) {
+  std::string name;
+  bool starts_word = true;
+  for (const char c : family) {
+    if (c != '_')
+      name += starts_word && c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+    starts_word = c == '_';
+  }
+  return name + "ForCausalLM";
+}
+
 std::string config_json(const RandomModelOptions& options) {
   Json config;
-  std::string kind = options.family;
-  kind.front() = static_cast<char>(kind.front() - 'a' + 'A');
-  config["architectures"] = {kind + "ForCausalLM"};
+  config["architectures"] = {architecture(options.family)};
   config["model_type"] = options.family;
   config["dtype"] = options.dtype == tensor::DType::kF32 ? "float32" : "bfloat16";
   config["hidden_act"] = "silu";
@@ -154,6 +166,16 @@ std::string config_json(const RandomModelOptions& options) {
   config["rms_norm_eps"] = options.norm_eps;
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", options.rope_theta}};
   config["tie_word_embeddings"] = options.tied;
+  if (options.family.ends_with("_moe")) {
+    config["num_experts"] = options.experts;
+    config["num_experts_per_tok"] = options.top_k;
+    config["moe_intermediate_size"] = options.expert_intermediate;
+    config["norm_topk_prob"] = options.normalise;
+    config["decoder_sparse_step"] = options.sparse_step;
+    config["mlp_only_layers"] = options.mlp_only_layers;
+  }
+  if (options.family == "qwen2_moe")
+    config["shared_expert_intermediate_size"] = options.shared_intermediate;
   if (options.tokenizer) config["eos_token_id"] = kTurnEndId;
   return config.dump(2) + "\n";
 }
@@ -237,7 +259,8 @@ constexpr const char* kChatTemplate =
 
 tensor::DType type_of(const RandomModelOptions& options, const TensorRole& role) {
   if (!tensor::is_quantized(options.dtype)) return options.dtype;
-  if (role.shape.size() < 2) return tensor::DType::kF32;
+  const bool is_router = role.name.ends_with("gate.weight");  // and the gate of a shared expert
+  if (role.shape.size() < 2 || is_router) return tensor::DType::kF32;
   if (!options.mixed) return options.dtype;
   const std::string_view name = role.name;
   if (name == kEmbeddingTensor || name == kHeadTensor) return tensor::DType::kQ6_K;

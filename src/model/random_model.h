@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/ids.h"
 #include "base/result.h"
@@ -14,7 +15,7 @@
 namespace mesh::model {
 
 struct RandomModelOptions {
-  std::string family = "llama";  // "llama", "qwen2", "qwen3"
+  std::string family = "llama";  // "llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"
   std::uint32_t layers = 4;
   std::uint32_t hidden = 64;
   std::uint32_t intermediate = 128;
@@ -32,6 +33,14 @@ struct RandomModelOptions {
   // that llama.cpp's quantiser calls _M.
   bool mixed = false;
   bool tied = false;
+  // Of the families with experts; other families have none.
+  std::uint32_t experts = 8;
+  std::uint32_t top_k = 2;
+  std::uint32_t expert_intermediate = 32;
+  std::uint32_t shared_intermediate = 96;  // qwen2_moe
+  bool normalise = true;                   // norm_topk_prob
+  std::uint32_t sparse_step = 1;  // decoder_sparse_step: every how many layers have experts
+  std::vector<std::uint32_t> mlp_only_layers = {};
   // A tokenizer of 256 bytes and three specials with a ChatML template; its end of turn is the stop
   // id. Without it the model has no stop id and runs to the token limit. Needs a vocabulary of at
   // least kByteTokenizerIds.
@@ -49,7 +58,7 @@ inline constexpr TokenId kTurnEndId = 258;    // <|im_end|>
 // which the fixtures in tests/data/models follow too, with mix() = splitmix64():
 //   key = mix(fnv1a64(tensor name) xor mix(seed)); word = mix(key + index · 0x9E3779B97F4A7C15);
 //   unit = (word >> 11) · 2⁻⁵³; value = low + (high - low) · unit in f64, rounded to f32, to bf16.
-// Ranges: norms 0.5..1.5, biases ±0.3·√3, all others ±√3 / √in. Blocks of
+// Ranges: norms 0.5..1.5, biases ±0.3·√3, routers ±4·√3 / √in, all others ±√3 / √in. Blocks of
 // quantised types: model/random_blocks.h, by the same key. Errors: those of parse_config() for
 // impossible shapes, invalid_argument (type, vocabulary too small, rows that are not whole blocks).
 Result<formats::ModelFiles> make_random_model(const RandomModelOptions& options);

@@ -12,7 +12,9 @@ namespace {
 constexpr Family kFamilies[] = {
     {"llama", "LlamaForCausalLM", parse_llama},
     {"qwen2", "Qwen2ForCausalLM", parse_qwen2},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", parse_qwen2_moe},
     {"qwen3", "Qwen3ForCausalLM", parse_qwen3},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", parse_qwen3_moe},
 };
 
 std::string supported_types() {

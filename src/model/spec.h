@@ -2,6 +2,7 @@
 // What a model is, independent of how its files spell it. A family is a map from config.json and
 // tensor names to this.
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -29,11 +30,23 @@ struct RopeSpec {
   friend bool operator==(const RopeSpec&, const RopeSpec&) = default;
 };
 
+// Mixture of experts: every layer that is not listed as dense has a router and experts in the place
+// of its MLP.
+struct MoeSpec {
+  std::uint32_t experts = 0;       // of a layer; 0: the model has none, and all else is 0 too
+  std::uint32_t top_k = 0;         // chosen by a row
+  std::uint32_t intermediate = 0;  // of one expert
+  std::uint32_t shared_intermediate = 0;  // of the expert that every row uses, gated; 0: none
+  bool normalise = false;                 // weights of the chosen experts sum to 1
+  std::vector<std::uint32_t> dense_layers = {};  // ascending
+  friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
+};
+
 struct ModelSpec {
-  std::string family;  // "llama", "qwen2", "qwen3"
+  std::string family;  // "llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"
   std::uint32_t layers = 0;
   std::uint32_t hidden = 0;
-  std::uint32_t intermediate = 0;
+  std::uint32_t intermediate = 0;  // of the MLP of dense layers
   std::uint32_t heads = 0;
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
@@ -45,10 +58,15 @@ struct ModelSpec {
   bool o_bias = false;
   bool qk_norm = false;  // RMSNorm per head on q and k
   RopeSpec rope;
+  MoeSpec moe;
   std::vector<TokenId> stop_ids;  // union of config.json and generation_config.json, ascending
   // Type of the residual stream and (unless overridden) of the KV cache: f32 if the token embedding
   // is F32, else bf16.
   tensor::DType residual = tensor::DType::kBF16;
+  bool is_moe(std::uint32_t layer) const {
+    return moe.experts > 0 &&
+           !std::binary_search(moe.dense_layers.begin(), moe.dense_layers.end(), layer);
+  }
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
 

@@ -76,7 +76,7 @@ TEST(RandomModel, RefusesRowsThatAreNotWholeBlocks) {
 }
 
 TEST(SyntheticShapes, AreModels) {
-  for (const char* name : {"qwen3-0.6b", "llama-3.2-1b", "qwen3-8b"}) {
+  for (const char* name : {"qwen3-0.6b", "llama-3.2-1b", "moe-8x", "qwen3-8b"}) {
     const auto options = synthetic_shape(name, "q4_0");
     ASSERT_TRUE(options.ok()) << options.error().message;
     const auto files = make_random_model(*options);

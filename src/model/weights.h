@@ -34,15 +34,33 @@ struct LinearRole {
   std::vector<TensorRole> biases;
 };
 
+// How a checkpoint stores the experts of a layer; all three hold the same matrices.
+enum class ExpertLayout {
+  kSeparate,  // published: gate, up and down of each expert in a tensor of its own
+  kStacked,   // one tensor [experts, out, in] for each of gate, up and down
+  kFused,     // gate_up [experts, 2·intermediate, hidden], gate rows first, and down
+};
+
+struct MoeRoles {
+  TensorRole router;  // [experts, hidden]
+  ops::ExpertsShape shape;
+  ExpertLayout layout = ExpertLayout::kSeparate;
+  // By layout: gate, up, down of expert 0, then of expert 1, …; gate, up, down; gate_up, down.
+  std::vector<TensorRole> experts;
+  std::optional<TensorRole> shared_gate;  // [1, hidden]
+};
+
 struct LayerRoles {
   TensorRole norm1;
   LinearRole qkv;
   std::optional<TensorRole> q_norm, k_norm;
   LinearRole o;
   TensorRole norm2;
+  std::optional<MoeRoles> moe;
+  // Of the MLP, or in a layer with experts of the shared expert, and empty without one.
   LinearRole gate_up;
   LinearRole down;
-  std::vector<TensorRole> all() const;  // in the order in which they are loaded and hashed
+  std::vector<TensorRole> all() const;  // in the order in which they are loaded
 };
 
 // What a stage needs besides its layers depends on where it lies.
@@ -54,9 +72,12 @@ struct TensorTable {
   std::vector<TensorRole> all() const;
 };
 
-LayerRoles layer_roles(const ModelSpec& spec, std::uint32_t layer);
+// `source` decides the layout of experts, by which names it has; null: as published.
+LayerRoles layer_roles(const ModelSpec& spec, std::uint32_t layer,
+                       const formats::TensorSource* source = nullptr);
 // The roles of `range`, a non-empty part of [0, spec.layers).
-TensorTable model_roles(const ModelSpec& spec, LayerRange range);
+TensorTable model_roles(const ModelSpec& spec, LayerRange range,
+                        const formats::TensorSource* source = nullptr);
 
 // model_roles(), each checked against the source: present, f32, bf16 or f16, of the right shape.
 // Errors: invalid_argument (range), not_found and corrupt, naming the tensor, unsupported (element
@@ -85,10 +106,15 @@ struct LayerWeights {
   std::unique_ptr<ops::Vec> q_norm, k_norm;  // null where the family has none
   std::unique_ptr<ops::Linear> o;
   std::unique_ptr<ops::Vec> norm2;
-  std::unique_ptr<ops::Linear> gate_up;
+  std::unique_ptr<ops::Linear> router;  // f32 whatever the checkpoint has; null in a dense layer
+  std::unique_ptr<ops::Experts> experts;
+  std::unique_ptr<ops::Linear> gate_up;  // of the MLP or the shared expert; null where none is
   std::unique_ptr<ops::Linear> down;
-  std::uint64_t source_bytes = 0;  // read from the checkpoint
-  std::uint64_t source_hash = 0;   // XXH3 of those bytes in the order of LayerRoles::all()
+  std::unique_ptr<ops::Linear> shared_gate;  // f32; null without a shared expert
+  std::uint64_t source_bytes = 0;            // read from the checkpoint
+  // XXH3 of those bytes in the order of LayerRoles::all(), but expert by expert (gate, up, down)
+  // in every layout: one layer has one hash however its experts are stored.
+  std::uint64_t source_hash = 0;
   std::uint64_t device_bytes() const;
 };
 
@@ -108,15 +134,15 @@ struct LoadOptions {
   // Weights that the same backend loaded from the same model; what the new range needs of them is
   // shared, not read.
   const StageWeights* reuse = nullptr;
-  // Called after each layer and each end: source bytes read so far and to be read in all.
+  // Called after each expert, layer and end: source bytes read so far and to be read in all.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
-  // Asked before each layer and each end; true stops the load with `cancelled`.
+  // Asked before each expert, layer and end; true stops the load with `cancelled`.
   std::function<bool()> cancelled;
 };
 
-// Reads the tensors of the range and nothing else, one matrix at a time, and hands them to the
-// backend. Errors: those of tensor_table(), of reading, of the backend (with the layer in front),
-// cancelled.
+// Reads the tensors of the range and nothing else, one matrix or expert at a time, and hands them
+// to the backend. Errors: those of tensor_table(), of reading, of the backend (with the layer in
+// front), cancelled.
 Result<StageWeights> load_stage(const ModelSpec& spec, const formats::TensorSource& source,
                                 ops::Backend& backend, LayerRange range,
                                 const LoadOptions& options = {});

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <string_view>
+#include <utility>
 
 #include "tensor/quantized.h"
 
@@ -63,6 +64,30 @@ Result<void> check_vector(const HostTensor& source, std::int64_t size) {
   if (size >= 0 && source.info.shape[0] != size)
     return Error(Code::kInvalidArgument, fmt::format("tensor '{}' has {} elements; {} are wanted",
                                                      source.info.name, source.info.shape[0], size));
+  return {};
+}
+
+Result<void> check_experts(const ExpertsShape& shape) {
+  for (const std::int64_t extent : {shape.experts, shape.hidden, shape.intermediate})
+    if (extent <= 0 || extent >= kExtentMax)
+      return Error(Code::kInvalidArgument, fmt::format("{} experts of [{}, {}]", shape.experts,
+                                                       shape.intermediate, shape.hidden));
+  return {};
+}
+
+Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape) {
+  const tensor::Shape in = {shape.intermediate, shape.hidden};
+  const tensor::Shape out = {shape.hidden, shape.intermediate};
+  for (const auto& [matrix, wanted] :
+       {std::pair{&source.gate, &in}, {&source.up, &in}, {&source.down, &out}}) {
+    const LinearSource linear{*matrix, std::nullopt};
+    MESH_ASSIGN_OR_RETURN([[maybe_unused]] const StackedShape found, check_sources({&linear, 1}));
+    if (matrix->info.shape != *wanted)
+      return Error(
+          Code::kInvalidArgument,
+          fmt::format("tensor '{}' of shape {} is wanted as {}", matrix->info.name,
+                      tensor::shape_text(matrix->info.shape), tensor::shape_text(*wanted)));
+  }
   return {};
 }
 

@@ -23,6 +23,11 @@ Result<StackedShape> check_sources(std::span<const LinearSource> sources);
 // Vectors are f32, bf16 or f16. size -1: any.
 Result<void> check_vector(const HostTensor& source, std::int64_t size);
 
+// Errors: unsupported (type), invalid_argument (an extent that is not positive, a matrix that is
+// not of the shape), naming the tensor.
+Result<void> check_experts(const ExpertsShape& shape);
+Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape);
+
 // Elements [first, first + count) as exact f32; both whole blocks of a quantised type.
 void widen(const HostTensor& source, std::int64_t first, std::int64_t count, float* out);
 

@@ -13,6 +13,7 @@
 //  bf16).
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -58,6 +59,39 @@ class Vec {
 struct LinearSource {
   HostTensor weight;
   std::optional<HostTensor> bias;
+};
+
+// The experts of one mixture-of-experts layer: for each a gate and an up matrix [intermediate,
+// hidden] and a down matrix [hidden, intermediate].
+class Experts {
+ public:
+  virtual ~Experts() = default;
+  virtual std::int64_t experts() const = 0;
+  virtual std::int64_t hidden() const = 0;
+  virtual std::int64_t intermediate() const = 0;
+  virtual std::uint64_t bytes() const = 0;  // device memory held
+};
+
+struct ExpertsShape {
+  std::int64_t experts = 0, hidden = 0, intermediate = 0;
+};
+
+// One expert as it lies in a checkpoint: matrices of f32, bf16, f16 or a quantised type each.
+struct ExpertSource {
+  HostTensor gate, up;  // [intermediate, hidden]
+  HostTensor down;      // [hidden, intermediate]
+};
+
+// Gives expert `index`; asked in ascending order, each once, so that one expert's host tensors are
+// in memory at a time.
+using ExpertReader = std::function<Result<ExpertSource>(std::int64_t index)>;
+
+// How the experts of a row and their weights follow from its router logits: p is the softmax over
+// all experts; the top_k largest p are chosen, ties to the lower id; a weight is p, divided by the
+// sum over the chosen if `normalise`. Source: Shazeer et al. 2017; Qwen2-MoE and Qwen3-MoE.
+struct RoutingSpec {
+  int top_k = 1;  // 1..experts
+  bool normalise = false;
 };
 
 // --- KV cache
@@ -150,6 +184,13 @@ class Step {
   virtual Tensor attention(const AttentionSpec& spec, const Tensor& qkv) = 0;
   // silu(gate)·up, f32 [rows, n] from f32 [rows, 2n] with gate in the first half of a row.
   virtual Tensor swiglu(const Tensor& gate_up) = 0;
+  // f32 [rows, hidden]: the sum over a row's chosen experts, in ascending id, of weight · down ·
+  // (silu(gate·x) · up·x). x: f32 [rows, hidden]; router_logits: f32 [rows, experts].
+  virtual Tensor experts(const Tensor& x, const Tensor& router_logits, const Experts& weights,
+                         const RoutingSpec& routing) = 0;
+  // y = y + sigmoid(gate_logit)·shared, in place, all f32; y and shared of one shape, gate_logit
+  // [rows, 1].
+  virtual void add_gated(Tensor& y, const Tensor& shared, const Tensor& gate_logit) = 0;
   // residual = round(residual + y), in place; y f32 of the same shape.
   virtual void add_residual(Tensor& residual, const Tensor& y) = 0;
   // Rows of x in the given order.
@@ -185,6 +226,9 @@ class Backend {
   // invalid_argument (shapes).
   virtual Result<std::unique_ptr<Linear>> load_linear(std::span<const LinearSource> fused) = 0;
   virtual Result<std::unique_ptr<Vec>> load_vec(const HostTensor& source) = 0;
+  // Errors: those of `read` (which ends the load), unsupported, invalid_argument (shapes).
+  virtual Result<std::unique_ptr<Experts>> load_experts(const ExpertsShape& shape,
+                                                        const ExpertReader& read) = 0;
   // Errors: resource_exhausted with the bytes wanted.
   virtual Result<std::unique_ptr<KvPool>> make_kv(const KvLayout& layout, std::uint32_t pages) = 0;
   // kv may be null for a batch that runs no attention. Page tables must cover kv_length.

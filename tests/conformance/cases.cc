@@ -1,5 +1,10 @@
 // The conformance table: every operator, element type and awkward shape, once.
+#include <cmath>
+#include <cstring>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "harness.h"
 
@@ -69,6 +74,87 @@ Case add_case(DType residual, int rows, std::int64_t n) {
           }};
 }
 
+// Where the router's logits come from. Random ones are far apart; whole numbers give many ties.
+enum class Logits { kRandom, kTies, kOneExpert };
+
+ops::HostTensor router_logits(Logits kind, int rows, std::int64_t experts) {
+  ops::HostTensor logits = random_tensor(31, DType::kF32, {rows, experts}, 4.0);
+  if (kind == Logits::kRandom) return logits;
+  auto bytes = std::make_shared<std::vector<std::byte>>(logits.bytes.size());
+  for (std::int64_t i = 0; i < rows * experts; ++i) {
+    // Of every four experts two are equal; or the last one is far ahead of equal others.
+    const float value = kind == Logits::kTies ? static_cast<float>((i / 2 * 7 + i / experts) % 3)
+                                              : (i % experts == experts - 1 ? 3.0f : 0.0f);
+    std::memcpy(bytes->data() + 4 * i, &value, 4);
+  }
+  logits.bytes = *bytes;
+  logits.owner = std::move(bytes);
+  return logits;
+}
+
+const char* logits_name(Logits kind) {
+  return kind == Logits::kRandom ? "" : kind == Logits::kTies ? " ties" : " one expert";
+}
+
+// Logits come from a step of their own, since a batch has one residual.
+Case experts_case(const ExpertsSetup& setup, const ops::RoutingSpec& routing, int rows,
+                  Logits kind) {
+  const std::string name = "experts " + type_text(setup.gate_up) + " " + type_text(setup.down) +
+                           " " + std::to_string(routing.top_k) + " of " +
+                           std::to_string(setup.experts) +
+                           (routing.normalise ? " normalised" : "") + " rows " +
+                           std::to_string(rows) + logits_name(kind);
+  return {name, [=](ops::Backend& backend) {
+            const auto experts = load_random_experts(backend, setup);
+            const RowBatch x_rows(rows, setup.hidden, DType::kF32,
+                                  random_bytes(30, DType::kF32, rows * setup.hidden));
+            const ops::HostTensor logits = router_logits(kind, rows, setup.experts);
+            const RowBatch logit_rows(rows, setup.experts, DType::kF32,
+                                      {logits.bytes.begin(), logits.bytes.end()});
+            const auto logit_step = backend.begin_step(nullptr, logit_rows.batch);
+            const auto step = backend.begin_step(nullptr, x_rows.batch);
+            return output_of(*step, step->experts(step->residual_in(), logit_step->residual_in(),
+                                                  *experts, routing));
+          }};
+}
+
+Case gated_case(int rows, std::int64_t n) {
+  return {"add_gated " + std::to_string(n), [=](ops::Backend& backend) {
+            const ops::LinearSource gate_source{
+                random_tensor(1, DType::kF32, {1, n}, 3.0 / std::sqrt(static_cast<double>(n))),
+                std::nullopt};
+            const auto gate = backend.load_linear({&gate_source, 1}).value();
+            const auto ones = backend.load_vec(random_tensor(2, DType::kF32, {n})).value();
+            const RowBatch rows_in(rows, n, DType::kF32, random_bytes(3, DType::kF32, rows * n));
+            const auto step = backend.begin_step(nullptr, rows_in.batch);
+            const ops::Tensor x = step->residual_in();
+            ops::Tensor y = step->rms_norm(x, *ones, 1e-5f);
+            step->add_gated(y, x, step->linear(x, *gate));
+            return output_of(*step, y);
+          }};
+}
+
+void add_experts_cases(std::vector<Case>& cases) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16})
+    for (const int rows : {1, 2, 3, 17, 40})
+      cases.push_back(
+          experts_case({.hidden = 83, .intermediate = 35, .gate_up = type, .down = type},
+                       {.top_k = 2, .normalise = rows % 2 == 1}, rows, Logits::kRandom));
+  const ExpertsSetup mixed{.experts = 19,
+                           .hidden = 300,
+                           .intermediate = 70,
+                           .gate_up = DType::kF16,
+                           .down = DType::kF32};
+  for (const int top_k : {1, 4, 19})
+    for (const Logits kind : {Logits::kRandom, Logits::kTies, Logits::kOneExpert})
+      cases.push_back(experts_case(mixed, {.top_k = top_k, .normalise = top_k == 4}, 9, kind));
+  cases.push_back(
+      experts_case({.experts = 1, .hidden = 16, .intermediate = 1}, {}, 5, Logits::kRandom));
+  cases.push_back(experts_case({.experts = 128, .hidden = 48, .intermediate = 16},
+                               {.top_k = 8, .normalise = true}, 193, Logits::kRandom));
+  for (const int n : {1, 15, 16, 17, 611}) cases.push_back(gated_case(7, n));
+}
+
 Case embed_case(DType table, DType residual) {
   return {"embed " + type_text(table) + " to " + type_text(residual), [=](ops::Backend& backend) {
             const ops::LinearSource source{random_tensor(1, table, {69, 130}), std::nullopt};
@@ -120,6 +206,7 @@ std::vector<Case> operator_cases() {
       cases.push_back(add_case(x, 5, n));
     }
   for (const int n : {1, 15, 16, 17, 611}) cases.push_back(swiglu_case(9, n));
+  add_experts_cases(cases);
   return cases;
 }
 

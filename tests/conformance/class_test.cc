@@ -55,7 +55,7 @@ struct ClassHash {
   const char* name;
   std::uint64_t hash;
 };
-constexpr ClassHash kClassHashes[] = {{"cpu/1", 0x167cb1097d46c82dull}};
+constexpr ClassHash kClassHashes[] = {{"cpu/1", 0x9cc42f8ae3b84ee8ull}};
 
 TEST(NumericClass, HashIsTheCommittedOneForEveryVariant) {
   for (const Variant& variant : cpu_variants()) {
@@ -152,11 +152,13 @@ TEST(KvPool, RefusesMoreThanTheMachineHas) {
 // A decoder layer as model code writes it.
 void layer(ops::Step& step, ops::Tensor& r, const ops::Vec& norm, const ops::Linear& qkv,
            const ops::AttentionSpec& spec, const ops::Linear& o, const ops::Linear& up,
-           const ops::Linear& down) {
+           const ops::Linear& down, const ops::Experts& experts, const ops::Linear& router) {
   step.add_residual(
       r, step.linear(step.attention(spec, step.linear(step.rms_norm(r, norm, 1e-6f), qkv)), o));
   step.add_residual(r,
                     step.linear(step.swiglu(step.linear(step.rms_norm(r, norm, 1e-6f), up)), down));
+  const ops::Tensor x = step.rms_norm(r, norm, 1e-6f), logits = step.linear(x, router);
+  step.add_residual(r, step.experts(x, logits, experts, {.top_k = 3}));
 }
 
 TEST(CpuBackend, DecodeStepDoesNotAllocateAfterWarmUp) {
@@ -167,7 +169,8 @@ TEST(CpuBackend, DecodeStepDoesNotAllocateAfterWarmUp) {
     return backend->load_linear({&source, 1}).value();
   };
   const auto qkv = load(4 * kDim, kHidden), o = load(kHidden, 2 * kDim), up = load(2 * 96, kHidden),
-             down = load(kHidden, 96);
+             down = load(kHidden, 96), router = load(8, kHidden);
+  const auto experts = load_random_experts(*backend, {});
   const auto norm = backend->load_vec(random_tensor(2, DType::kF32, {kHidden})).value();
   auto kv = backend->make_kv({3, 1, kDim, DType::kBF16}, 20).value();
   ops::RopeTable rope;
@@ -198,7 +201,7 @@ TEST(CpuBackend, DecodeStepDoesNotAllocateAfterWarmUp) {
       for (int i = 0; i < 3; ++i) {
         const ops::AttentionSpec spec{
             .layer = i, .heads = 2, .kv_heads = 1, .head_dim = kDim, .scale = 0.2f, .rope = &rope};
-        layer(*step, r, *norm, *qkv, spec, *o, *up, *down);
+        layer(*step, r, *norm, *qkv, spec, *o, *up, *down, *experts, *router);
       }
       ASSERT_EQ(step->read(r).size(), static_cast<std::size_t>(rows * kHidden * 2));
     }

@@ -117,6 +117,23 @@ std::string compare_to_ref(const Output& got, const Output& ref, bool rounded_ca
   return {};
 }
 
+std::unique_ptr<ops::Experts> load_random_experts(ops::Backend& backend,
+                                                  const ExpertsSetup& setup) {
+  const auto scale = [](std::int64_t in) { return 1.0 / std::sqrt(static_cast<double>(in)); };
+  return backend
+      .load_experts({setup.experts, setup.hidden, setup.intermediate},
+                    [&](std::int64_t e) -> Result<ops::ExpertSource> {
+                      const auto seed = static_cast<std::uint64_t>(100 + 3 * e);
+                      const tensor::Shape in = {setup.intermediate, setup.hidden};
+                      return ops::ExpertSource{
+                          random_tensor(seed, setup.gate_up, in, scale(setup.hidden)),
+                          random_tensor(seed + 1, setup.gate_up, in, scale(setup.hidden)),
+                          random_tensor(seed + 2, setup.down, {setup.hidden, setup.intermediate},
+                                        scale(setup.intermediate))};
+                    })
+      .value();
+}
+
 namespace {
 
 struct AttentionWeights {

@@ -62,6 +62,13 @@ std::vector<Case> attention_cases();
 // Empty, or what is wrong: f32 max|Δ| ≤ 1e-5·rms(ref); bf16 within 1 ulp of max(|ref|, rms(ref)).
 std::string compare_to_ref(const Output& got, const Output& ref, bool rounded_cache);
 
+// Eight experts or so with random weights: gate and up of one type, down of another.
+struct ExpertsSetup {
+  std::int64_t experts = 8, hidden = 64, intermediate = 48;
+  DType gate_up = DType::kBF16, down = DType::kBF16;
+};
+std::unique_ptr<ops::Experts> load_random_experts(ops::Backend& backend, const ExpertsSetup& setup);
+
 // --- attention
 // ---------------------------------------------------------------------------------------------------
 struct AttentionSetup {

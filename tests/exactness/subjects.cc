@@ -63,6 +63,22 @@ Result<Subject> make_subject(std::string name, Size size, formats::ModelFiles fi
   return subject;
 }
 
+// Sizes that are no multiple of anything, a shared expert, and one dense layer.
+Result<Subject> make_moe_subject() {
+  model::RandomModelOptions shape;
+  shape.family = "qwen2_moe";
+  shape.hidden = 148;
+  shape.intermediate = 300;
+  shape.head_dim = 36;
+  shape.experts = 24;
+  shape.top_k = 5;
+  shape.expert_intermediate = 75;
+  shape.shared_intermediate = 110;
+  shape.mlp_only_layers = {2};
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, model::make_random_model(shape));
+  return make_subject("random-experts", Size::kSmall, std::move(files));
+}
+
 }  // namespace
 
 Result<std::vector<Subject>> make_subjects(bool with_big) {
@@ -80,6 +96,8 @@ Result<std::vector<Subject>> make_subjects(bool with_big) {
   MESH_ASSIGN_OR_RETURN(Subject pocket,
                         make_subject("pocket", Size::kSmall, formats::open_builtin_model()));
   subjects.push_back(std::move(pocket));
+  MESH_ASSIGN_OR_RETURN(Subject experts, make_moe_subject());
+  subjects.push_back(std::move(experts));
   if (!with_big) return subjects;
   model::RandomModelOptions shape;
   shape.family = "qwen3";

@@ -24,8 +24,9 @@ struct Subject {
       contents;  // token sequences, the first one long, fixed per name
 };
 
-// Every directory of tests/data/models, the built-in model, and a random one of 4 layers, hidden
-// 1024, intermediate 2840 and vocabulary 32769 with its tensors in memory.
+// Every directory of tests/data/models, the built-in model, and random ones: 4 layers with 24
+// experts of which 5 are chosen, and 4 layers, hidden 1024, intermediate 2840 and vocabulary 32769
+// with its tensors in memory.
 Result<std::vector<Subject>> make_subjects(bool with_big);
 
 // Two layers, one sequence of 1,100 positions: more than two segments of attention.

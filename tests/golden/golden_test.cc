@@ -224,8 +224,8 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(cases()),
                            return name;
                          });
 
-TEST(GoldenData, CoversTenModelsOnTwoBackends) {
-  EXPECT_EQ(cases().size(), 20u);
+TEST(GoldenData, CoversFourteenModelsOnTwoBackends) {
+  EXPECT_EQ(cases().size(), 28u);
 }
 
 }  // namespace

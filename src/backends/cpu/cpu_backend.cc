@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "backends/cpu/experts.h"
 #include "backends/cpu/float_mode.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/kernel_use.h"
@@ -45,6 +46,10 @@ class CpuBackend final : public ops::Backend {
   }
   Result<std::unique_ptr<ops::Vec>> load_vec(const ops::HostTensor& source) override {
     return as_interface<ops::Vec>(CpuVec::make(source));
+  }
+  Result<std::unique_ptr<ops::Experts>> load_experts(const ops::ExpertsShape& shape,
+                                                     const ops::ExpertReader& read) override {
+    return as_interface<ops::Experts>(CpuExperts::make(shape, read, *this));
   }
   Result<std::unique_ptr<ops::KvPool>> make_kv(const ops::KvLayout& layout,
                                                std::uint32_t pages) override {

@@ -96,6 +96,9 @@ struct KernelTable {
   void (*rms_norm_bf16)(const void* x, const float* w, float eps, std::int64_t n,
                         float* y) = nullptr;
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* y) = nullptr;
+  void (*softmax)(const float* x, std::int64_t n, float* p) = nullptr;  // n ≥ 1
+  void (*add_weighted)(float weight, const float* y, std::int64_t n, float* acc) = nullptr;
+  void (*add_gated)(float gate, const float* shared, std::int64_t n, float* y) = nullptr;
   void (*add_f32)(void* residual, const float* y, std::int64_t n) = nullptr;
   void (*add_bf16)(void* residual, const float* y, std::int64_t n) = nullptr;
   void (*prepare_head)(const HeadArgs&) = nullptr;

@@ -100,6 +100,37 @@ void hash_rows(Hasher& hasher, ops::Backend& backend, DType weight, DType residu
   for (const ops::Tensor& x : {normed, y, gated, r}) hash_tensor(hasher, *step, x);
 }
 
+// Rows that choose 3 of 11 experts of awkward sizes, then a gated addition.
+void hash_experts(Hasher& hasher, ops::Backend& backend, DType weight, int rows) {
+  constexpr std::int64_t kExperts = 11, kHidden = 75, kInner = 37;
+  std::vector<std::byte> router_bytes, gate_bytes, expert_bytes[3];
+  const auto source = [&](std::uint64_t seed, std::int64_t out, std::int64_t in,
+                          std::vector<std::byte>& bytes) {
+    return host(values(seed, static_cast<std::size_t>(out * in)), weight, {out, in}, bytes);
+  };
+  const auto load = [&](std::uint64_t seed, std::int64_t out, std::vector<std::byte>& bytes) {
+    const ops::LinearSource linear{source(seed, out, kHidden, bytes), std::nullopt};
+    return must(backend.load_linear({&linear, 1}));
+  };
+  const auto router = load(9, kExperts, router_bytes), gate = load(10, 1, gate_bytes);
+  const auto experts = must(backend.load_experts(
+      {kExperts, kHidden, kInner}, [&](std::int64_t e) -> Result<ops::ExpertSource> {
+        const auto seed = static_cast<std::uint64_t>(20 + 3 * e);
+        return ops::ExpertSource{source(seed, kInner, kHidden, expert_bytes[0]),
+                                 source(seed + 1, kInner, kHidden, expert_bytes[1]),
+                                 source(seed + 2, kHidden, kInner, expert_bytes[2])};
+      }));
+  Fixture fixture(rows, rows, kHidden, DType::kF32, 11);
+  const auto step = backend.begin_step(nullptr, fixture.batch);
+  const ops::Tensor x = step->residual_in(), logits = step->linear(x, *router);
+  for (const bool normalise : {false, true}) {
+    ops::Tensor y = step->experts(x, logits, *experts, {.top_k = 3, .normalise = normalise});
+    hash_tensor(hasher, *step, y);
+    step->add_gated(y, x, step->linear(x, *gate));
+    hash_tensor(hasher, *step, y);
+  }
+}
+
 // 515 positions, the last 5 of them with everything in sight: a full segment, a ragged one and both
 // joined.
 void hash_attention(Hasher& hasher, ops::Backend& backend, DType store) {
@@ -140,6 +171,7 @@ std::uint64_t hash_kernels(ops::Backend& backend) {
   for (const DType weight : {DType::kF32, DType::kBF16, DType::kF16})
     for (const int rows : {1, 5, 19})
       hash_rows(hasher, backend, weight, weight == DType::kF32 ? DType::kF32 : DType::kBF16, rows);
+  for (const int rows : {1, 19}) hash_experts(hasher, backend, DType::kBF16, rows);
   for (const DType store : {DType::kF32, DType::kBF16}) hash_attention(hasher, backend, store);
   for (int i = -900; i <= 900; i += 7) {
     hasher.update_value(ops::class_exp(static_cast<float>(i) * 0.1f));

@@ -37,6 +37,10 @@ class CpuStep final : public ops::Step {
   ops::Tensor linear(const ops::Tensor& x, const ops::Linear& w) override;
   ops::Tensor attention(const ops::AttentionSpec& spec, const ops::Tensor& qkv) override;
   ops::Tensor swiglu(const ops::Tensor& gate_up) override;
+  // These two are in experts.cc.
+  ops::Tensor experts(const ops::Tensor& x, const ops::Tensor& router_logits,
+                      const ops::Experts& weights, const ops::RoutingSpec& routing) override;
+  void add_gated(ops::Tensor& y, const ops::Tensor& shared, const ops::Tensor& gate_logit) override;
   void add_residual(ops::Tensor& residual, const ops::Tensor& y) override;
   ops::Tensor take_rows(const ops::Tensor& x, std::span<const std::int32_t> rows) override;
   std::span<const std::byte> read(const ops::Tensor& x) override;

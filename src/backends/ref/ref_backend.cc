@@ -55,6 +55,26 @@ class RefVec final : public ops::Vec {
   std::vector<float> values;
 };
 
+class RefExperts final : public ops::Experts {
+ public:
+  explicit RefExperts(const ops::ExpertsShape& shape) : shape_(shape) {}
+  std::int64_t experts() const override { return shape_.experts; }
+  std::int64_t hidden() const override { return shape_.hidden; }
+  std::int64_t intermediate() const override { return shape_.intermediate; }
+  std::uint64_t bytes() const override {
+    std::uint64_t sum = 0;
+    for (const Expert& e : list) sum += e.gate.bytes() + e.up.bytes() + e.down.bytes();
+    return sum;
+  }
+  struct Expert {
+    RefLinear gate, up, down;
+  };
+  std::vector<Expert> list;
+
+ private:
+  ops::ExpertsShape shape_;
+};
+
 // K and V as f32 [page][layer][kv head][slot][2][head_dim], rounded to the cache's type when
 // written.
 class RefKvPool final : public ops::KvPool {
@@ -144,6 +164,42 @@ void rotate(double* x, const ops::RopeTable& rope, double position) {
   }
 }
 
+// One output of a product, without bias.
+double dot(const RefLinear& w, std::int64_t out, const double* x) {
+  const float* weight = w.weight.data() + out * w.in();
+  double sum = 0;
+  for (std::int64_t k = 0; k < w.in(); ++k) sum += x[k] * static_cast<double>(weight[k]);
+  return sum;
+}
+
+double sigmoid(double x) {
+  return 1.0 / (1.0 + ops::exact_exp(-x));
+}
+
+// Weight of each expert for one row of logits, 0 where it is not chosen.
+std::vector<double> expert_weights(const std::vector<double>& logits,
+                                   const ops::RoutingSpec& routing) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  std::vector<double> p;
+  double sum = 0;
+  for (const double logit : logits) {
+    p.push_back(ops::exact_exp(logit - largest));
+    sum += p.back();
+  }
+  std::vector<std::size_t> order(p.size());
+  for (std::size_t e = 0; e < order.size(); ++e) order[e] = e;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return p[a] > p[b]; });
+  const auto chosen = static_cast<std::size_t>(routing.top_k);
+  if (routing.normalise) {
+    sum = 0;
+    for (std::size_t i = 0; i < chosen; ++i) sum += p[order[i]];
+  }
+  std::vector<double> weights(p.size(), 0.0);
+  for (std::size_t i = 0; i < chosen; ++i) weights[order[i]] = p[order[i]] / sum;
+  return weights;
+}
+
 class RefStep final : public ops::Step {
  public:
   RefStep(RefKvPool* kv, const ops::Batch& batch, std::set<ops::KernelUse>& uses)
@@ -230,6 +286,57 @@ class RefStep final : public ops::Step {
                                static_cast<double>(at(gate_up, r, n + k))));
       }
     return out;
+  }
+
+  Tensor experts(const Tensor& x, const Tensor& router_logits, const ops::Experts& weights,
+                 const ops::RoutingSpec& routing) override {
+    note("experts");
+    const auto& experts = static_cast<const RefExperts&>(weights);
+    MESH_CHECK(x.cols == weights.hidden() && router_logits.rows == x.rows &&
+                   router_logits.cols == weights.experts() && routing.top_k >= 1 &&
+                   routing.top_k <= weights.experts(),
+               "rows [{}, {}] with logits [{}, {}], {} of {} experts of {}", x.rows, x.cols,
+               router_logits.rows, router_logits.cols, routing.top_k, weights.experts(),
+               weights.hidden());
+    Tensor out = make(DType::kF32, x.rows, x.cols);
+    std::vector<double> row(static_cast<std::size_t>(x.cols)), logits(experts.list.size());
+    std::vector<double> inner(static_cast<std::size_t>(weights.intermediate()));
+    for (std::int64_t r = 0; r < x.rows; ++r) {
+      for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = at(x, r, k);
+      for (std::size_t e = 0; e < logits.size(); ++e)
+        logits[e] = at(router_logits, r, static_cast<std::int64_t>(e));
+      const std::vector<double> share = expert_weights(logits, routing);
+      std::vector<double> sum(row.size(), 0.0);
+      for (std::size_t e = 0; e < logits.size(); ++e) {
+        if (share[e] == 0) continue;
+        const RefExperts::Expert& expert = experts.list[e];
+        for (std::size_t i = 0; i < inner.size(); ++i) {
+          const double gate = dot(expert.gate, static_cast<std::int64_t>(i), row.data());
+          inner[i] =
+              gate * sigmoid(gate) * dot(expert.up, static_cast<std::int64_t>(i), row.data());
+        }
+        for (std::size_t k = 0; k < sum.size(); ++k)
+          sum[k] += share[e] * dot(expert.down, static_cast<std::int64_t>(k), inner.data());
+      }
+      for (std::int64_t k = 0; k < x.cols; ++k)
+        put(out, r, k, static_cast<float>(sum[static_cast<std::size_t>(k)]));
+    }
+    return out;
+  }
+
+  void add_gated(Tensor& y, const Tensor& shared, const Tensor& gate_logit) override {
+    note("add_gated");
+    MESH_CHECK(y.rows == shared.rows && y.cols == shared.cols && gate_logit.rows == y.rows &&
+                   gate_logit.cols == 1,
+               "[{}, {}] with gate [{}, {}] added to [{}, {}]", shared.rows, shared.cols,
+               gate_logit.rows, gate_logit.cols, y.rows, y.cols);
+    for (std::int64_t r = 0; r < y.rows; ++r) {
+      const double gate = sigmoid(at(gate_logit, r, 0));
+      for (std::int64_t k = 0; k < y.cols; ++k)
+        put(y, r, k,
+            static_cast<float>(static_cast<double>(at(y, r, k)) +
+                               gate * static_cast<double>(at(shared, r, k))));
+    }
   }
 
   void add_residual(Tensor& residual, const Tensor& y) override {
@@ -350,6 +457,21 @@ class RefBackend final : public ops::Backend {
   Result<std::unique_ptr<ops::Vec>> load_vec(const ops::HostTensor& source) override {
     MESH_RETURN_IF_ERROR(ops::check_vector(source, -1));
     return std::unique_ptr<ops::Vec>(std::make_unique<RefVec>(source));
+  }
+  Result<std::unique_ptr<ops::Experts>> load_experts(const ops::ExpertsShape& shape,
+                                                     const ops::ExpertReader& read) override {
+    MESH_RETURN_IF_ERROR(ops::check_experts(shape));
+    auto experts = std::make_unique<RefExperts>(shape);
+    const auto matrix = [](const ops::HostTensor& host) {
+      const ops::LinearSource source{host, std::nullopt};
+      return RefLinear({&source, 1}, {host.info.shape[1], host.info.shape[0]});
+    };
+    for (std::int64_t e = 0; e < shape.experts; ++e) {
+      MESH_ASSIGN_OR_RETURN(const ops::ExpertSource source, read(e));
+      MESH_RETURN_IF_ERROR(ops::check_expert(source, shape));
+      experts->list.push_back({matrix(source.gate), matrix(source.up), matrix(source.down)});
+    }
+    return std::unique_ptr<ops::Experts>(std::move(experts));
   }
   Result<std::unique_ptr<ops::KvPool>> make_kv(const ops::KvLayout& layout,
                                                std::uint32_t pages) override {

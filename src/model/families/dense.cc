@@ -22,7 +22,8 @@ Result<void> parse_sizes(const ConfigFields& config, const DenseDefaults& defaul
                         config.whole("intermediate_size", 1, limits::kIntermediate));
   MESH_ASSIGN_OR_RETURN(spec.heads, config.whole("num_attention_heads", 1, limits::kHeads));
   MESH_ASSIGN_OR_RETURN(spec.kv_heads,
-                        config.whole("num_key_value_heads", 1, limits::kHeads, spec.heads));
+                        config.whole("num_key_value_heads", 1, limits::kHeads,
+                                     defaults.kv_heads != 0 ? defaults.kv_heads : spec.heads));
   MESH_ASSIGN_OR_RETURN(spec.vocabulary, config.whole("vocab_size", 1, limits::kVocabulary));
   MESH_ASSIGN_OR_RETURN(
       spec.context, config.whole("max_position_embeddings", 1, limits::kContext, defaults.context));

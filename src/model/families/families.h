@@ -11,7 +11,9 @@ namespace mesh::model {
 
 Result<ModelSpec> parse_llama(const ConfigFields& config);
 Result<ModelSpec> parse_qwen2(const ConfigFields& config);
+Result<ModelSpec> parse_qwen2_moe(const ConfigFields& config);
 Result<ModelSpec> parse_qwen3(const ConfigFields& config);
+Result<ModelSpec> parse_qwen3_moe(const ConfigFields& config);
 
 // --- shared by dense families with grouped-query attention (dense.cc)
 // What a configuration that omits a field means; transformers drops fields that equal the class
@@ -19,11 +21,26 @@ Result<ModelSpec> parse_qwen3(const ConfigFields& config);
 struct DenseDefaults {
   std::uint32_t context = 0;
   std::uint32_t head_dim = 0;  // 0: hidden_size / num_attention_heads
+  std::uint32_t kv_heads = 0;  // 0: num_attention_heads
 };
 
 // Sizes, norm, rope, tied. Refuses activations other than silu, quantised checkpoints and odd rope
 // types.
 Result<ModelSpec> parse_dense(const ConfigFields& config, const DenseDefaults& defaults);
+
+// --- shared by families with softmax routing over all experts (moe.cc)
+// As DenseDefaults.
+struct MoeDefaults {
+  std::uint32_t experts = 0;
+  std::uint32_t top_k = 0;
+  std::uint32_t intermediate = 0;
+};
+
+// Number and sizes of experts, both spellings, and which of `layers` have them: a layer that
+// mlp_only_layers does not name and whose number, counted from 1, is a multiple of
+// decoder_sparse_step. No such layer: an empty spec.
+Result<MoeSpec> parse_moe(const ConfigFields& config, const MoeDefaults& defaults,
+                          std::uint32_t layers);
 
 // Refuses use_sliding_window and layer_types other than full attention; an unused sliding_window
 // means nothing.
