@@ -13,6 +13,13 @@ namespace mesh::limits {
 constexpr std::size_t kSafetensorsHeaderBytes = 100u << 20;  // as the reference implementation
 constexpr std::size_t kJsonFileBytes = 64u << 20;  // config.json, tokenizer.json, index.json
 constexpr std::size_t kTensorsPerModel = 1u << 20;
+constexpr std::size_t kGgufHeaderBytes = 256u << 20;  // metadata and tensor table of one file
+constexpr std::size_t kGgufMetadataKeys = 1u << 16;
+constexpr std::size_t kGgufNameBytes = (1u << 16) - 1;  // of a key or tensor
+constexpr std::size_t kGgufStringBytes = 16u << 20;     // of one value or item
+constexpr std::size_t kGgufArrayItems = 1u << 24;       // of all arrays of one file
+constexpr std::size_t kGgufTensorRank = 4;              // as ggml
+constexpr std::uint64_t kGgufAlignment = 1u << 20;
 constexpr std::size_t kTensorRank = 8;
 constexpr std::size_t kShardsPerModel = 10'000;
 constexpr std::size_t kConfigFileBytes = 1u << 20;  // config.toml

@@ -54,8 +54,10 @@ struct GgufHeader {
   std::uint64_t alignment = 32;
 };
 
-// Reads header and tables, no tensor. Errors: corrupt or unsupported (version, big-endian, element
-// type) naming file, key or tensor, and reason.
+// Reads header and tables, no tensor. The tensors must lie one after the other with nothing but
+// padding between them; bytes behind the last one are left alone. Errors: corrupt or unsupported
+// (version, big-endian, element type, arrays of arrays) naming file, key or tensor, and reason;
+// those of reading the file.
 Result<GgufHeader> read_gguf_header(const ByteSource& file);
 
 // A model of one or several files: the first file's metadata and the tensors of all, by their names
@@ -63,7 +65,8 @@ Result<GgufHeader> read_gguf_header(const ByteSource& file);
 struct GgufModel {
   GgufMetadata metadata;
   std::shared_ptr<TensorSource> tensors;
-  std::string name;    // general.name, else the file's name without suffix
+  // general.name if it is there, short and printable, else the file's name without suffix.
+  std::string name;
   std::string origin;  // path of the first file
 };
 
@@ -72,8 +75,10 @@ struct GgufModel {
 // (parts that disagree about split.count, tensors counted differently from split.tensors.count).
 Result<GgufModel> open_gguf(const std::string& path);
 
-// Writes version 3, for tests and generated models. Errors: invalid_argument (repeated names, rows
-// that are not whole blocks), unavailable (disk).
+// Writes version 3, for tests and generated models, the tensors in the order given. Numbers become
+// 32 bits wide where they fit without loss, else 64. Errors: invalid_argument (repeated or
+// impossible names, types that GGUF lacks, bytes that are not those of the shape, rows that are not
+// whole blocks), unavailable (disk).
 Result<void> write_gguf(const std::string& path, const GgufMetadata& metadata,
                         std::vector<tensor::HostTensor> tensors, std::uint64_t alignment = 32);
 
