@@ -113,8 +113,8 @@ TEST(ModelFiles, SaysWhatIsMissing) {
   expect_refused((scratch / "bare").string(), {}, Code::kNotFound, "has no model.safetensors");
   write(scratch / "bare/pytorch_model.bin", "");
   expect_refused((scratch / "bare").string(), {}, Code::kUnsupported, "it holds pytorch_model.bin");
-  write(scratch / "a.gguf", "GGUF");
-  expect_refused((scratch / "a.gguf").string(), {}, Code::kUnsupported, "is not a model directory");
+  write(scratch / "a.pth", "");
+  expect_refused((scratch / "a.pth").string(), {}, Code::kUnsupported, "is not a model directory");
   expect_refused("nonsense", {}, Code::kNotFound, "no model \"nonsense\"");
   expect_refused("a/../../b", {}, Code::kNotFound, "no model");
 }
@@ -150,8 +150,11 @@ TEST(HubCache, PlacesItselfAsTheToolsDo) {
 TEST(HubCache, ParsesIds) {
   EXPECT_EQ(*parse_hub_id("Qwen/Qwen3-0.6B"), (HubId{"Qwen/Qwen3-0.6B", "main"}));
   EXPECT_EQ(*parse_hub_id("a/b@refs/pr/1"), (HubId{"a/b", "refs/pr/1"}));
-  for (const char* bad :
-       {"a", "a/", "/b", "a/b/c", "a/b@", "a/..", "a/b@../x", "a b/c", "a/b@x/../y", "a/b@/x"})
+  EXPECT_EQ(*parse_hub_id("a/b:Q4_K_M/c-00001-of-00002.gguf"),
+            (HubId{"a/b", "main", "Q4_K_M/c-00001-of-00002.gguf"}));
+  EXPECT_EQ(*parse_hub_id("a/b@v1:c.gguf"), (HubId{"a/b", "v1", "c.gguf"}));
+  for (const char* bad : {"a", "a/", "/b", "a/b/c", "a/b@", "a/..", "a/b@../x", "a b/c",
+                          "a/b@x/../y", "a/b@/x", "a/b:", "a/b:../x", "a/b:/x", "a/b:c:d"})
     EXPECT_FALSE(parse_hub_id(bad).ok()) << bad;
 }
 

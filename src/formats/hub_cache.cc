@@ -42,16 +42,24 @@ std::string hub_cache_directory(const HubEnvironment& environment) {
 }
 
 Result<HubId> parse_hub_id(std::string_view text) {
-  const std::size_t at = text.find('@');
-  const std::string_view repository = text.substr(0, at);
+  const std::size_t colon = text.find(':');
+  const std::string_view model = text.substr(0, colon);
+  const std::string_view file = colon == text.npos ? std::string_view() : text.substr(colon + 1);
+  const std::size_t at = model.find('@');
+  const std::string_view repository = model.substr(0, at);
   const std::string_view revision =
-      at == text.npos ? std::string_view("main") : text.substr(at + 1);
+      at == model.npos ? std::string_view("main") : model.substr(at + 1);
   const std::size_t slash = repository.find('/');
   if (slash == repository.npos || !is_plain(repository.substr(0, slash), "") ||
-      !is_plain(repository.substr(slash + 1), "") || !is_plain(revision, "/"))
-    return Error(Code::kInvalidArgument,
-                 fmt::format("\"{}\" is not of the form ORG/NAME or ORG/NAME@REVISION", text));
-  return HubId{.repository = std::string(repository), .revision = std::string(revision)};
+      !is_plain(repository.substr(slash + 1), "") || !is_plain(revision, "/") ||
+      (colon != text.npos && !is_plain(file, "/")))
+    return Error(
+        Code::kInvalidArgument,
+        fmt::format("\"{}\" is not of the form ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE",
+                    text));
+  return HubId{.repository = std::string(repository),
+               .revision = std::string(revision),
+               .file = std::string(file)};
 }
 
 Result<std::string> find_snapshot(const HubId& id, const HubEnvironment& environment) {
@@ -64,7 +72,8 @@ Result<std::string> find_snapshot(const HubId& id, const HubEnvironment& environ
   folder.replace(folder.find('/'), 1, "--");
   const fs::path root = fs::path(cache) / folder;
   const std::string fetch =
-      fmt::format("fetch it with: hf download {}{}", id.repository,
+      fmt::format("fetch it with: hf download {}{}{}", id.repository,
+                  id.file.empty() ? std::string() : " " + id.file,
                   id.revision == "main" ? std::string() : " --revision " + id.revision);
   if (!has_directory(root))
     return Error(Code::kNotFound, fmt::format("{} is not in the cache (looked for {}); {}",

@@ -10,10 +10,12 @@
 
 namespace mesh::formats {
 
-// "ORG/NAME" with an optional "@REVISION"; the revision is "main" if none is named.
+// "ORG/NAME" with an optional "@REVISION" and an optional ":FILE"; the revision is "main" if none
+// is named.
 struct HubId {
   std::string repository;
   std::string revision;
+  std::string file = {};  // path within the snapshot, "" if none is named
   friend bool operator==(const HubId&, const HubId&) = default;
 };
 

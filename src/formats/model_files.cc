@@ -3,13 +3,18 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/limits.h"
 #include "formats/byte_source.h"
+#include "formats/gguf.h"
+#include "formats/gguf_model.h"
 #include "formats/hub_cache.h"
 #include "formats/safetensors.h"
 
@@ -21,6 +26,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kWeights = "model.safetensors";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
+constexpr std::string_view kGguf = ".gguf";
 
 bool is_present(const fs::path& path) {
   std::error_code ignored;
@@ -41,8 +47,7 @@ std::string other_weights(const fs::path& directory) {
        at.increment(ignored)) {
     const fs::path file = at->path().filename();
     const std::string extension = file.extension().string();
-    if (extension == ".gguf" || extension == ".bin" || extension == ".pth" || extension == ".pt")
-      return file.string();
+    if (extension == ".bin" || extension == ".pth" || extension == ".pt") return file.string();
   }
   return {};
 }
@@ -101,9 +106,89 @@ std::string directory_name(const fs::path& directory) {
   return name.empty() ? directory.string() : name;
 }
 
+Result<ModelFiles> open_gguf_file(const fs::path& path) {
+  MESH_ASSIGN_OR_RETURN(GgufModel gguf, open_gguf(path.string()));
+  return gguf_model_files(std::move(gguf));
+}
+
+// "model-00002-of-00003.gguf" is "model-?-of-00003.gguf", so that parts of one model are equal; any
+// other name is itself.
+std::string without_part(const std::string& file) {
+  constexpr std::string_view kShape = "-00000-of-00000.gguf";
+  if (file.size() < kShape.size()) return file;
+  const std::size_t start = file.size() - kShape.size();
+  for (std::size_t i = 0; i < kShape.size(); ++i) {
+    const char c = file[start + i];
+    if (kShape[i] == '0' ? c < '0' || c > '9' : c != kShape[i]) return file;
+  }
+  return file.substr(0, start) + "-?" + file.substr(start + 6);
+}
+
+// The GGUF models of a directory and its folders, each by its first file, relative and ascending.
+// Companions of image models (mmproj) are none.
+std::vector<std::string> gguf_models(const fs::path& directory) {
+  std::map<std::string, std::string> first_files;
+  std::error_code failed;
+  fs::recursive_directory_iterator at(directory, failed);
+  for (const fs::recursive_directory_iterator end; !failed && at != end; at.increment(failed)) {
+    if (at.depth() >= 1) at.disable_recursion_pending();
+    const std::string file = at->path().filename().string();
+    if (at->path().extension() != kGguf || file.rfind("mmproj", 0) == 0) continue;
+    if (first_files.size() >= limits::kShardsPerModel) break;
+    std::string relative = at->path().lexically_relative(directory).string();
+    std::string& first = first_files[without_part(relative)];
+    if (first.empty() || relative < first) first = std::move(relative);
+  }
+  std::vector<std::string> list;
+  for (auto& [key, file] : first_files) list.push_back(std::move(file));
+  std::sort(list.begin(), list.end());
+  return list;
+}
+
+std::string joined(const std::vector<std::string>& list) {
+  constexpr std::size_t kShown = 32;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(list.size(), kShown); ++i)
+    text += (text.empty() ? "" : ", ") + list[i];
+  return list.size() > kShown ? text + ", …" : text;
+}
+
+// A directory of safetensors, or of one GGUF model.
+Result<ModelFiles> open_any_directory(const fs::path& directory, std::string name) {
+  const bool has_safetensors = is_present(directory / kConfig) &&
+                               (is_present(directory / kIndex) || is_present(directory / kWeights));
+  const std::vector<std::string> found =
+      has_safetensors ? std::vector<std::string>() : gguf_models(directory);
+  if (found.empty()) return open_directory(directory, {}, std::move(name));
+  if (found.size() > 1)
+    return Error(Code::kInvalidArgument, fmt::format("{} holds several GGUF models, name one: {}",
+                                                     directory.string(), joined(found)));
+  return open_gguf_file(directory / found.front());
+}
+
+// A model of the hub's cache is called by its repository, whatever its files say.
+Result<ModelFiles> open_snapshot(const HubId& id, const fs::path& snapshot) {
+  Result<ModelFiles> files = Error(Code::kInternal, "");
+  if (id.file.empty()) {
+    files = open_any_directory(snapshot, id.repository);
+  } else if (fs::path(id.file).extension() != kGguf) {
+    return Error(Code::kUnsupported,
+                 fmt::format("{}:{}: only a .gguf file can be named", id.repository, id.file));
+  } else if (!is_present(snapshot / id.file)) {
+    const std::string found = joined(gguf_models(snapshot));
+    return Error(Code::kNotFound,
+                 fmt::format("{} has no {} in the cache (looked in {}{}{})", id.repository, id.file,
+                             snapshot.string(), found.empty() ? "" : "; it holds ", found));
+  } else {
+    files = open_gguf_file(snapshot / id.file);
+  }
+  if (files.ok()) files.value().name = id.repository;
+  return files;
+}
+
 Result<ModelFiles> open_path(const fs::path& path) {
   std::error_code ignored;
-  if (fs::is_directory(path, ignored)) return open_directory(path, {}, directory_name(path));
+  if (fs::is_directory(path, ignored)) return open_any_directory(path, directory_name(path));
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
   const std::string file = path.filename().string();
   if (file == kConfig || file == kIndex) return open_directory(parent, {}, directory_name(parent));
@@ -112,9 +197,11 @@ Result<ModelFiles> open_path(const fs::path& path) {
     const bool whole = file == kWeights || !is_present(parent / kIndex);
     return open_directory(parent, whole ? path : fs::path(), directory_name(parent));
   }
-  return Error(Code::kUnsupported,
-               fmt::format("{} is not a model directory, a config.json or a .safetensors file",
-                           path.string()));
+  if (path.extension() == kGguf) return open_gguf_file(path);
+  return Error(
+      Code::kUnsupported,
+      fmt::format("{} is not a model directory, a config.json, a .safetensors or a .gguf file",
+                  path.string()));
 }
 
 }  // namespace
@@ -152,7 +239,7 @@ Result<ModelFiles> open_model(const std::string& spec, const HubEnvironment& env
             "\"pocket\", the built-in model",
             spec));
   MESH_ASSIGN_OR_RETURN(const std::string snapshot, find_snapshot(*id, environment));
-  return open_directory(snapshot, {}, id->repository);
+  return open_snapshot(*id, snapshot);
 }
 
 }  // namespace mesh::formats

@@ -10,17 +10,17 @@
 
 namespace mesh::formats {
 
-// Texts are the whole files; one that the model does not have is empty (a model without tokenizer
-// can still be evaluated by ids).
+// Texts are the whole files (of GGUF models: made from the metadata); one that the model does not
+// have is empty (a model without tokenizer can still be evaluated by ids).
 struct ModelFiles {
-  std::string name;  // "ORG/NAME" of the hub, the directory's name, or "pocket"
+  std::string name;  // "ORG/NAME" of the hub, a GGUF file's own, the directory's, or "pocket"
   std::string config_json;
   std::string generation_config_json;
   std::string tokenizer_json;
   std::string tokenizer_config_json;
   std::string chat_template;  // chat_template.jinja, else the default one of tokenizer_config.json
   std::shared_ptr<TensorSource> tensors;
-  std::string origin;  // path of the directory, or "built in"
+  std::string origin;  // path of the directory or GGUF file, or "built in"
 };
 
 // Variables of the environment that place the hub's cache; the caller reads them, empty means
@@ -37,9 +37,11 @@ struct HubEnvironment {
 std::string hub_cache_directory(const HubEnvironment& environment);
 
 // Opens what `spec` names, in this order: "" or "pocket" is the built-in model; an existing
-// directory, or a file of one (config.json, *.safetensors, model.safetensors.index.json);
-// ORG/NAME[@REVISION] in the hub's cache, which is read only. No tensor is read. Errors: not_found
-// with the places looked at, unsupported (a format that is not read), corrupt.
+// directory, or a file of one (config.json, *.safetensors, model.safetensors.index.json), or a
+// *.gguf file; ORG/NAME[@REVISION][:FILE.gguf] in the hub's cache, which is read only. A directory
+// without safetensors must hold one GGUF model (of one or several files) at most one folder deep.
+// No weight is read. Errors: not_found with the places looked at, unsupported (a format that is not
+// read), invalid_argument (several GGUF models to choose from; lists them), corrupt.
 Result<ModelFiles> open_model(const std::string& spec, const HubEnvironment& environment);
 
 // The model embedded in the binary, models/pocket. Cheap; its bytes are read-only data of the

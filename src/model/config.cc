@@ -24,6 +24,8 @@ std::string_view scaling_name(RopeScaling scaling) {
       return "yarn";
     case RopeScaling::kLinear:
       return "linear";
+    case RopeScaling::kFactors:
+      return "factors";
   }
   return "";
 }
@@ -111,6 +113,7 @@ std::string canonical_text(const ModelSpec& spec) {
   exact("rope.mscale_all_dim", spec.rope.mscale_all_dim);
   exact("rope.attention_factor", spec.rope.attention_factor);
   line("rope.truncate", spec.rope.truncate);
+  for (const double factor : spec.rope.factors) exact("rope.divisor", factor);
   if (spec.moe.experts > 0) {  // a dense model's text knows nothing of experts
     line("moe.experts", spec.moe.experts);
     line("moe.top_k", spec.moe.top_k);

@@ -109,6 +109,22 @@ Result<std::vector<std::int64_t>> ConfigFields::integers(std::string_view name) 
   return list;
 }
 
+Result<std::vector<double>> ConfigFields::numbers(std::string_view name, double min,
+                                                  double max) const {
+  std::vector<double> list;
+  const Json* value = node_->find(name);
+  if (value == nullptr) return list;
+  if (!value->is_array()) return wrong_type(name, "a list of numbers");
+  for (const Json& entry : *value) {
+    if (!entry.is_number()) return wrong_type(name, "a list of numbers");
+    list.push_back(entry.get<double>());
+    if (!(list.back() >= min && list.back() <= max))
+      return Error(Code::kInvalidArgument, fmt::format("{}: {} holds {}, it must be in {}..{}",
+                                                       node_->file, name, list.back(), min, max));
+  }
+  return list;
+}
+
 Result<ConfigFields> ConfigFields::object(std::string_view name) const {
   static const Json kEmpty = Json::object();
   const Json* value = node_->find(name);

@@ -32,6 +32,8 @@ class ConfigFields {
   Result<std::vector<std::string>> texts(std::string_view name) const;
   // An integer or a list of integers; absent: empty.
   Result<std::vector<std::int64_t>> integers(std::string_view name) const;
+  // A list of numbers, each in the range; absent: empty.
+  Result<std::vector<double>> numbers(std::string_view name, double min, double max) const;
   // An object within this one; absent: an empty object.
   Result<ConfigFields> object(std::string_view name) const;
 

@@ -191,6 +191,9 @@ TEST(Config, CanonicalTextShowsEveryDifference) {
   other.rope.theta = 10000.000000000002;
   EXPECT_NE(canonical_text(other), canonical_text(base));
   other = base;
+  other.rope.factors = {2.0};
+  EXPECT_NE(canonical_text(other), canonical_text(base));
+  other = base;
   other.stop_ids.push_back(318);
   EXPECT_NE(canonical_text(other), canonical_text(base));
   other = base;
@@ -227,6 +230,15 @@ TEST(Config, FallsBackToArchitectureAndDefaults) {
                                            {"rope_theta", 5e5},
                                            {"rope_scaling", {{"type", "linear"}, {"factor", 2}}}});
   ASSERT_TRUE(linear.ok());
+  const Json factors = {1, 1, 1.5, 2, 8, 8, 8, 8};
+  const auto divided =
+      parse_with("llama", {{"rope_parameters", nullptr},
+                           {"rope_scaling", {{"rope_type", "factors"}, {"factors", factors}}}});
+  ASSERT_TRUE(divided.ok()) << divided.error().message;
+  EXPECT_EQ(divided->rope, (RopeSpec{.theta = 10000.0,
+                                     .dims = 16,
+                                     .scaling = RopeScaling::kFactors,
+                                     .factors = {1, 1, 1.5, 2, 8, 8, 8, 8}}));
   EXPECT_EQ(linear->rope,
             (RopeSpec{.theta = 5e5, .dims = 16, .scaling = RopeScaling::kLinear, .factor = 2.0}));
 }
@@ -267,6 +279,15 @@ TEST(Config, RefusesImpossibleValues) {
   expect_refused("qwen2", {{"hidden_size", 66}}, Code::kInvalidArgument,
                  "no multiple of num_attention_heads");
   expect_refused("llama", {{"rms_norm_eps", 0}}, Code::kInvalidArgument, "rms_norm_eps is 0");
+  const auto with_factors = [](const Json& list) {
+    return Json{{"rope_parameters", {{"rope_type", "factors"}, {"factors", list}}}};
+  };
+  expect_refused("llama", with_factors({1, 1, 1, 1, 1, 1, 1}), Code::kInvalidArgument,
+                 "factors has 7 numbers, heads of 16 need 8");
+  expect_refused("llama", with_factors({1, 1, 1, 0, 1, 1, 1, 1}), Code::kInvalidArgument,
+                 "factors holds 0");
+  expect_refused("llama", with_factors({1, 1, 1, "x", 1, 1, 1, 1}), Code::kCorrupt, "factors");
+  expect_refused("llama", with_factors(nullptr), Code::kInvalidArgument, "factors has 0 numbers");
   expect_refused("llama", {{"rope_parameters", 7}}, Code::kCorrupt, "rope_parameters");
   expect_refused("llama", {{"rope_parameters", {{"rope_type", "llama3"}}}}, Code::kCorrupt,
                  "rope_parameters: factor");

@@ -44,6 +44,10 @@ TEST(Rope, PlainFrequenciesArePowersOfTheta) {
   const ops::RopeTable linear =
       rope_table({.theta = 1e6, .dims = 128, .scaling = RopeScaling::kLinear, .factor = 4.0});
   EXPECT_EQ(linear.inv_freq[9], table.inv_freq[9] / 4.0);
+  RopeSpec divided{.theta = 1e6, .dims = 4, .scaling = RopeScaling::kFactors, .factors = {1.5, 8}};
+  const ops::RopeTable small = rope_table({.theta = 1e6, .dims = 4});
+  EXPECT_EQ(rope_table(divided).inv_freq,
+            (std::vector<double>{small.inv_freq[0] / 1.5, small.inv_freq[1] / 8}));
 }
 
 TEST(Rope, Llama3ChangesFrom29AndScalesFullyFrom35) {

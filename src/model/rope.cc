@@ -59,6 +59,8 @@ double yarn_factor(const RopeSpec& spec) {
 }  // namespace
 
 ops::RopeTable rope_table(const RopeSpec& spec) {
+  MESH_CHECK(spec.scaling != RopeScaling::kFactors || spec.factors.size() == spec.dims / 2,
+             "{} factors of {} dims", spec.factors.size(), spec.dims);
   MESH_CHECK(spec.dims >= 2 && spec.dims % 2 == 0 && spec.theta > 1.0, "dims {}, theta {}",
              spec.dims, spec.theta);
   const bool is_yarn = spec.scaling == RopeScaling::kYarn;
@@ -78,6 +80,9 @@ ops::RopeTable rope_table(const RopeSpec& spec) {
         break;
       case RopeScaling::kLlama3:
         frequency = llama3_frequency(spec, frequency);
+        break;
+      case RopeScaling::kFactors:
+        frequency /= spec.factors[i];
         break;
       case RopeScaling::kYarn:
         frequency = ramp.at(index) * frequency / spec.factor + (1.0 - ramp.at(index)) * frequency;

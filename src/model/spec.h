@@ -12,7 +12,7 @@
 
 namespace mesh::model {
 
-enum class RopeScaling { kNone, kLlama3, kYarn, kLinear };
+enum class RopeScaling { kNone, kLlama3, kYarn, kLinear, kFactors };
 
 // Rotary embedding as configured; rope_table() (model/rope.h) turns it into frequencies.
 struct RopeSpec {
@@ -27,6 +27,8 @@ struct RopeSpec {
   double mscale = 0, mscale_all_dim = 0;                 // yarn; 0: absent
   double attention_factor = 0;                           // yarn; 0: absent
   bool truncate = true;                                  // yarn
+  std::vector<double> factors =
+      {};  // kFactors: what each of the dims / 2 frequencies is divided by
   friend bool operator==(const RopeSpec&, const RopeSpec&) = default;
 };
 

@@ -14,51 +14,10 @@
 #include <fstream>
 
 #include "engine/eval.h"
-#include "formats/byte_source.h"
-#include "formats/safetensors.h"
+#include "fixtures.h"
 
 namespace mesh {
 namespace {
-
-using formats::TensorSource;
-
-std::shared_ptr<TensorSource> open_tensors(const std::string& path) {
-  return formats::open_safetensors(formats::open_file(path).value()).value();
-}
-
-std::vector<float> floats(const TensorSource& source, const std::string& name) {
-  const tensor::HostTensor host = source.read(name).value();
-  std::vector<float> out(static_cast<std::size_t>(tensor::element_count(host.info.shape)));
-  if (host.info.dtype == tensor::DType::kF32) {
-    std::memcpy(out.data(), host.bytes.data(), host.bytes.size());
-    return out;
-  }
-  EXPECT_EQ(host.info.dtype, tensor::DType::kBF16) << name;
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    std::uint16_t value = 0;
-    std::memcpy(&value, host.bytes.data() + 2 * i, sizeof(value));
-    out[i] = tensor::bf16_to_f32(value);
-  }
-  return out;
-}
-
-std::vector<std::int64_t> integers(const TensorSource& source, const std::string& name) {
-  const tensor::HostTensor host = source.read(name).value();
-  EXPECT_EQ(host.info.dtype, tensor::DType::kI64) << name;
-  std::vector<std::int64_t> out(host.bytes.size() / 8);
-  std::memcpy(out.data(), host.bytes.data(), host.bytes.size());
-  return out;
-}
-
-double relative_l2(const std::vector<float>& found, const std::vector<float>& expected) {
-  double error = 0, norm = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = double{found[i]} - double{expected[i]};
-    error += difference * difference;
-    norm += double{expected[i]} * double{expected[i]};
-  }
-  return std::sqrt(error / norm);
-}
 
 // Mean over rows of KL(expected || found) of the softmax distributions.
 double mean_kl(const std::vector<float>& found, const std::vector<float>& expected,

@@ -77,6 +77,17 @@ Result<void> parse_llama3(const ConfigFields& rope, RopeSpec& spec) {
   return {};
 }
 
+// How a file that holds only the outcome of a scaling gives it (rope_freqs.weight of GGUF).
+Result<void> parse_factors(const ConfigFields& rope, RopeSpec& spec) {
+  spec.scaling = RopeScaling::kFactors;
+  MESH_ASSIGN_OR_RETURN(spec.factors, rope.numbers("factors", 1e-6, 1e6));
+  if (spec.factors.size() != spec.dims / 2)
+    return Error(Code::kInvalidArgument,
+                 fmt::format("config.json: factors has {} numbers, heads of {} need {}",
+                             spec.factors.size(), spec.dims, spec.dims / 2));
+  return {};
+}
+
 }  // namespace
 
 Result<RopeSpec> parse_rope(const ConfigFields& config, std::uint32_t head_dim,
@@ -102,8 +113,11 @@ Result<RopeSpec> parse_rope(const ConfigFields& config, std::uint32_t head_dim,
     MESH_RETURN_IF_ERROR(parse_llama3(rope, spec));
   } else if (type == "yarn") {
     MESH_RETURN_IF_ERROR(parse_yarn(rope, context, spec));
+  } else if (type == "factors") {
+    MESH_RETURN_IF_ERROR(parse_factors(rope, spec));
   } else if (type != "default") {
-    return unsupported(fmt::format("rope type \"{}\" (of default, linear, llama3, yarn)", type));
+    return unsupported(
+        fmt::format("rope type \"{}\" (of default, factors, linear, llama3, yarn)", type));
   }
   return spec;
 }
