@@ -108,6 +108,24 @@ TEST(MoeLoad, HashIsTheSameInEveryLayout) {
   }
 }
 
+TEST(MoeLoad, TakesQuantisedExpertsApart) {
+  const formats::ModelFiles files = fixture("qwen3_moe-bf16");
+  const ModelSpec spec = *parse_config(files);
+  fake::Backend backend;
+  std::vector<std::uint64_t> hashes;
+  for (const ExpertLayout layout :
+       {ExpertLayout::kSeparate, ExpertLayout::kStacked, ExpertLayout::kFused}) {
+    const RestackedSource source(spec, *files.tensors, layout, false, true);
+    const auto stage = load_stage(spec, source, backend, {0, 4});
+    ASSERT_TRUE(stage.ok()) << stage.error().message;
+    if (hashes.empty()) hashes = stage->layer_hashes();
+    EXPECT_EQ(stage->layer_hashes(), hashes);
+    EXPECT_LT(stage->source_bytes, stage_bytes(spec, *files.tensors, {0, 4}));
+  }
+  const auto plain = load_stage(spec, *files.tensors, backend, {0, 4});
+  EXPECT_NE(plain->layer_hashes(), hashes);
+}
+
 TEST(MoeLoad, ReportsAndStopsBetweenExperts) {
   const formats::ModelFiles files = fixture("qwen3_moe");
   const ModelSpec spec = *parse_config(files);

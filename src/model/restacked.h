@@ -14,21 +14,25 @@
 #include "formats/tensor_source.h"
 #include "model/spec.h"
 #include "model/weights.h"
+#include "ops/host_weights.h"
+#include "tensor/quantize.h"
 
 namespace mesh::model {
 
-// All tensors of a model with separate experts in memory, its experts in `layout`, and the gate of
-// the shared expert as a vector if `flat_gate`.
+// All tensors of an f32 or bf16 model with separate experts in memory, its experts in `layout`.
 class RestackedSource final : public formats::TensorSource {
  public:
+  // flat_gate: the gate of the shared expert as a vector. quantized: experts as Q8_0.
   RestackedSource(const ModelSpec& spec, const formats::TensorSource& source, ExpertLayout layout,
-                  bool flat_gate = false) {
+                  bool flat_gate = false, bool quantized = false)
+      : quantized_(quantized) {
     for (const tensor::TensorInfo& info : source.tensors())
-      if (info.name.find(".experts.") == info.name.npos) put(info, bytes_of(source, info.name));
+      if (layout == ExpertLayout::kSeparate || !is_expert(info.name))
+        put(info, bytes_of(source, info.name));
     for (std::uint32_t layer = 0; layer < spec.layers; ++layer) {
       if (!spec.is_moe(layer)) continue;
       const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
-      stack(spec.moe, source, prefix + "experts.", layout);
+      if (layout != ExpertLayout::kSeparate) stack(spec.moe, source, prefix + "experts.", layout);
       const auto gate = tensors_.find(prefix + "shared_expert_gate.weight");
       if (flat_gate && gate != tensors_.end()) gate->second.first.shape = {spec.hidden};
     }
@@ -49,12 +53,29 @@ class RestackedSource final : public formats::TensorSource {
  private:
   using Bytes = std::vector<std::byte>;
 
+  static bool is_expert(const std::string& name) { return name.find(".experts.") != name.npos; }
+
   static Bytes bytes_of(const formats::TensorSource& source, const std::string& name) {
     const tensor::HostTensor host = source.read(name).value();
     return {host.bytes.begin(), host.bytes.end()};
   }
 
+  static Bytes to_q8_0(const tensor::TensorInfo& info, const Bytes& bytes) {
+    std::vector<float> values(static_cast<std::size_t>(tensor::element_count(info.shape)));
+    ops::widen({info, bytes, nullptr}, 0, static_cast<std::int64_t>(values.size()), values.data());
+    tensor::TensorInfo blocks = info;
+    blocks.dtype = tensor::DType::kQ8_0;
+    Bytes out(static_cast<std::size_t>(blocks.bytes()));
+    tensor::quantize(blocks.dtype, values.data(), static_cast<std::int64_t>(values.size()),
+                     out.data());
+    return out;
+  }
+
   void put(tensor::TensorInfo info, Bytes bytes) {
+    if (quantized_ && is_expert(info.name)) {
+      bytes = to_q8_0(info, bytes);
+      info.dtype = tensor::DType::kQ8_0;
+    }
     MESH_CHECK(info.bytes() == bytes.size(), "{} bytes of {}", bytes.size(), info.name);
     const std::string name = info.name;
     tensors_[name] = {std::move(info), std::move(bytes)};
@@ -87,6 +108,7 @@ class RestackedSource final : public formats::TensorSource {
 
   std::map<std::string, std::pair<tensor::TensorInfo, Bytes>> tensors_;
   std::vector<tensor::TensorInfo> infos_;
+  bool quantized_ = false;
   mutable std::uint64_t bytes_read_ = 0;
 };
 

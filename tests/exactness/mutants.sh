@@ -9,8 +9,8 @@ set -u
 source_dir=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$source_dir/build-mutants}
 [ $# -gt 0 ] && shift
-chosen=${*:-K_SPLIT_BY_THREADS SWAP_ROWS FRESH_KV MUL_ADD DROP_RESCALE STALE_SLOT KEY_WITHOUT_POSITION
-  DRAWS_IN_ORDER}
+chosen=${*:-K_SPLIT_BY_THREADS SWAP_ROWS FRESH_KV MUL_ADD DROP_RESCALE STALE_SLOT EXPERT_ORDER
+  KEY_WITHOUT_POSITION DRAWS_IN_ORDER}
 
 # Which program must fail, on which arguments, and what it must say.
 check_of() {
@@ -21,6 +21,7 @@ check_of() {
     MUL_ADD) echo 'exactness_test --pairwise --fail-fast --only llama|FAIL (rows|long)' ;;
     DROP_RESCALE) echo 'exactness_test --pairwise --only pocket|FAIL committed pocket' ;;
     STALE_SLOT) echo 'exactness_test --pairwise --fail-fast --only llama|FAIL (rows|long).*not finite' ;;
+    EXPERT_ORDER) echo 'exactness_test --pairwise --fail-fast --only random-experts|FAIL rows' ;;
     KEY_WITHOUT_POSITION) echo 'exactness_test --pairwise --only pocket|FAIL committed pocket sampling' ;;
     DRAWS_IN_ORDER) echo 'exactness_test --pairwise --only pocket|FAIL sampling pocket' ;;
     *) return 1 ;;

@@ -145,7 +145,12 @@ ops::Tensor CpuStep::experts(const ops::Tensor& x, const ops::Tensor& router_log
   device_.uses->note(Kernel::kAddWeighted);
   const auto add_weighted = device_.kernels->add_weighted;
   // Ascending ids: each row's sum runs in that order whatever rows share the batch.
-  for (std::int64_t e = 0; e < weights.experts(); ++e) {
+  for (std::int64_t turn = 0; turn < weights.experts(); ++turn) {
+#ifdef MESH_MUTATE_EXPERT_ORDER
+    const std::int64_t e = (turn + x.rows) % weights.experts();
+#else
+    const std::int64_t e = turn;
+#endif
     const std::int32_t begin = routes.start[e], end = routes.start[e + 1];
     if (begin == end) continue;
     const ops::Tensor rows = gather(*this, x, routes, routing.top_k, begin, end);
