@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <string>
 
 #include "backends/backends.h"
 #include "backends/cpu/cpu_backend.h"
@@ -66,6 +67,26 @@ TEST(NumericClass, HashIsTheCommittedOneForEveryVariant) {
   }
 }
 
+void run_quantised(ops::Backend& backend, DType type) {
+  const ops::LinearSource source{random_blocks(1, type, {20, 256}, false), std::nullopt};
+  const auto w = backend.load_linear({&source, 1}).value();
+  for (const int rows : {1, 7}) {
+    const RowBatch batch(rows, 256, DType::kF32, random_bytes(2, DType::kF32, rows * 256));
+    const auto step = backend.begin_step(nullptr, batch.batch);
+    step->linear(step->residual_in(), *w);
+  }
+}
+
+// Types of blocks of 256 without kernels run as f32.
+std::size_t kernels_of(const std::string& isa) {
+  namespace cpu = backends::cpu;
+  const cpu::QuantKernels quant = cpu::quant_kernels(*cpu::select_kernels(isa).value());
+  auto count = static_cast<std::size_t>(cpu::Kernel::kCount);
+  if (quant.one[cpu::kQuantQ2_K] == nullptr)
+    count -= 1 + 2 * static_cast<std::size_t>(cpu::kQuantTypes - cpu::kQuantQ2_K);
+  return count;
+}
+
 TEST(NumericClass, ForcedInstructionSetIsObeyed) {
   const auto generic = backends::cpu::generic_ops();
   for (const Variant& variant : cpu_variants()) {
@@ -76,8 +97,9 @@ TEST(NumericClass, ForcedInstructionSetIsObeyed) {
       if (c.name.find("32769") == std::string::npos) c.run(*backend);
     for (const DType store : {DType::kF32, DType::kBF16})
       run_attention(*backend, {.store = store, .rope = true}, {{{0, 9}}});
+    for (const DType type : quantised_types()) run_quantised(*backend, type);
     const auto uses = backend->kernels_used();
-    EXPECT_EQ(uses.size(), static_cast<std::size_t>(backends::cpu::Kernel::kCount));
+    EXPECT_EQ(uses.size(), kernels_of(variant.isa));
     EXPECT_TRUE(std::is_sorted(uses.begin(), uses.end()));
     for (const ops::KernelUse& use : uses) {
       const bool listed = std::find(generic.begin(), generic.end(), use.op) != generic.end();

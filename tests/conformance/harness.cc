@@ -46,6 +46,66 @@ ops::HostTensor random_tensor(std::uint64_t seed, DType dtype, tensor::Shape sha
   return {{"random", dtype, std::move(shape)}, *owner, owner};
 }
 
+namespace {
+
+// Offsets of the half-precision scales in a block, −1 where there is none.
+struct ScaleOffsets {
+  DType dtype;
+  int first, second;
+};
+constexpr ScaleOffsets kQuantised[] = {
+    {DType::kQ4_0, 0, -1},   {DType::kQ4_1, 0, 2},   {DType::kQ5_0, 0, -1},
+    {DType::kQ5_1, 0, 2},    {DType::kQ8_0, 0, -1},  {DType::kIQ4_NL, 0, -1},
+    {DType::kMXFP4, -1, -1}, {DType::kQ2_K, 80, 82}, {DType::kQ3_K, 108, -1},
+    {DType::kQ4_K, 0, 2},    {DType::kQ5_K, 0, 2},   {DType::kQ6_K, 208, -1},
+    {DType::kIQ4_XS, 0, -1}};
+
+std::uint16_t random_half(Prng& prng, bool wild) {
+  const std::uint64_t kind = wild ? prng.below(8) : 7;
+  auto bits = static_cast<std::uint16_t>(prng.below(0x8000));
+  bits = static_cast<std::uint16_t>((bits & 0x3FF) | (8 + (bits >> 13)) << 10);
+  if (kind == 0) bits = 0;
+  if (kind == 1) bits &= 0x3FF;
+  if (kind == 2) bits = static_cast<std::uint16_t>((bits & 0x3FF) | (29 << 10));
+  return static_cast<std::uint16_t>(bits | (wild && prng.below(2) == 0 ? 0x8000u : 0u));
+}
+
+}  // namespace
+
+std::vector<DType> quantised_types() {
+  std::vector<DType> types;
+  for (const ScaleOffsets& type : kQuantised) types.push_back(type.dtype);
+  return types;
+}
+
+ops::HostTensor random_blocks(std::uint64_t seed, DType dtype, tensor::Shape shape, bool wild) {
+  Prng prng(seed);
+  const std::size_t block = tensor::block_bytes(dtype);
+  const auto count =
+      static_cast<std::size_t>(tensor::element_count(shape)) / tensor::block_elements(dtype);
+  auto owner = std::make_shared<std::vector<std::byte>>(count * block);
+  // Runs of the lowest byte: −128 in Q8_0, the least nibbles elsewhere.
+  for (std::byte& byte : *owner)
+    byte = wild && prng.below(16) == 0 ? std::byte{0x80} : static_cast<std::byte>(prng.below(256));
+  const ScaleOffsets* type = kQuantised;
+  while (type->dtype != dtype) ++type;
+  for (std::size_t at = 0; at < owner->size(); at += block) {
+    if (dtype == DType::kMXFP4)
+      (*owner)[at] =
+          static_cast<std::byte>(wild && prng.below(4) == 0 ? prng.below(3) : 115 + prng.below(16));
+    if (wild && prng.below(8) == 0)
+      std::fill(owner->begin() + static_cast<std::ptrdiff_t>(at),
+                owner->begin() + static_cast<std::ptrdiff_t>(at + block),
+                dtype == DType::kMXFP4 ? std::byte{0x77} : std::byte{0x80});
+    for (const int offset : {type->first, type->second}) {
+      if (offset < 0) continue;
+      const std::uint16_t half = random_half(prng, wild);
+      std::memcpy(owner->data() + at + offset, &half, 2);
+    }
+  }
+  return {{"random", dtype, std::move(shape)}, *owner, owner};
+}
+
 double Output::at(std::int64_t index) const {
   if (dtype == DType::kF32) {
     float value = 0;

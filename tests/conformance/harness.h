@@ -20,6 +20,11 @@ ops::HostTensor random_tensor(std::uint64_t seed, DType dtype, tensor::Shape sha
 std::vector<std::byte> random_bytes(std::uint64_t seed, DType dtype, std::int64_t count,
                                     double scale = 1.0);
 
+std::vector<DType> quantised_types();
+// Random blocks of a quantised type. Their scales lie around 2^-6, so that sums stay finite; wild
+// ones are denormal, zero or of either sign as well.
+ops::HostTensor random_blocks(std::uint64_t seed, DType dtype, tensor::Shape shape, bool wild);
+
 // Values of one operator's result.
 struct Output {
   DType dtype = DType::kF32;

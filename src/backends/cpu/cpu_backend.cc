@@ -29,7 +29,7 @@ class CpuBackend final : public ops::Backend {
   CpuBackend(const CpuOptions& options, const KernelTable& kernels)
       : isa_(options.isa == "scalar_plain" ? options.isa : std::string(kernels.isa)),
         pool_(options.threads),
-        device_{&kernels, &pool_, &uses_} {
+        device_{&kernels, quant_kernels(kernels), &pool_, &uses_} {
     set_float_mode();
     self_test_ = hash_kernels(*this);
     uses_.clear();
@@ -42,7 +42,7 @@ class CpuBackend final : public ops::Backend {
   }
   Result<std::unique_ptr<ops::Linear>> load_linear(
       std::span<const ops::LinearSource> fused) override {
-    return as_interface<ops::Linear>(CpuLinear::make(fused, pool_));
+    return as_interface<ops::Linear>(CpuLinear::make(fused, device_.quant, pool_));
   }
   Result<std::unique_ptr<ops::Vec>> load_vec(const ops::HostTensor& source) override {
     return as_interface<ops::Vec>(CpuVec::make(source));

@@ -16,6 +16,7 @@ struct Features {
 
 #if defined(MESH_CPU_X86)
 // __builtin_cpu_supports asks cpuid and, through xgetbv, whether the system saves the registers.
+// A processor with AVX-512 but without VNNI runs avx2.
 Features features() {
   __builtin_cpu_init();
   Features f;
@@ -24,7 +25,8 @@ Features features() {
   f.fma = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx");
   f.avx2 = f.fma && f16c && __builtin_cpu_supports("avx2");
   f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512vnni");
   return f;
 }
 const KernelTable& best_scalar(const Features& f) {
@@ -64,6 +66,10 @@ Result<const KernelTable*> select_kernels(std::string_view isa) {
   return Error(Code::kUnsupported, "instruction set '" + std::string(isa) +
                                        "' was asked for, but " + processor_name() +
                                        " has only: " + list_of(f));
+}
+
+QuantKernels quant_kernels(const KernelTable& table) {
+  return table.quant;
 }
 
 std::string processor_name() {

@@ -14,6 +14,9 @@ namespace mesh::backends::cpu {
 // set asked for and what the processor has), invalid_argument for an unknown name.
 Result<const KernelTable*> select_kernels(std::string_view isa);
 
+// Kernels of all quantised types for the instruction set of `table`.
+QuantKernels quant_kernels(const KernelTable& table);
+
 // "AMD EPYC 9B14"; "unknown processor" where it does not tell.
 std::string processor_name();
 

@@ -3,9 +3,11 @@
 #include <immintrin.h>
 #include "backends/cpu/kernels.h"
 #include "ops/constants.h"
+#include "tensor/quantized.h"
 
 #define MESH_ISA_NAME "avx512"
 #define MESH_ISA_LANES "backends/cpu/simd_avx512.inc"
+#define MESH_ISA_QUANT32 "backends/cpu/simd_avx512_quant32.inc"
 
 namespace mesh::backends::cpu {
 namespace {

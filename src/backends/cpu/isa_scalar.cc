@@ -2,9 +2,11 @@
 // exact but slow.
 #include "backends/cpu/kernels.h"
 #include "ops/constants.h"
+#include "tensor/quantized.h"
 
 #define MESH_ISA_NAME "scalar"
 #define MESH_ISA_LANES "backends/cpu/simd_scalar.inc"
+#define MESH_ISA_QUANT32 "backends/cpu/simd_scalar_quant32.inc"
 
 namespace mesh::backends::cpu {
 namespace {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/cpu/quant.h"
 #include "ops/ops.h"
 
 namespace mesh::backends::cpu {
@@ -22,6 +23,10 @@ enum class Kernel : int {
   kLinearManyF32,
   kLinearManyBF16,
   kLinearManyF16,
+  kQuantOne,  // the first of all, by QuantType
+  kQuantRows = kQuantOne + kQuantTypes,
+  kQuantize32 = kQuantRows + kQuantTypes,
+  kQuantize256,
   kRmsNormF32,
   kRmsNormBF16,
   kSwiglu,

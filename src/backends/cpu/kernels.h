@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backends/cpu/quant.h"
+
 namespace mesh::backends::cpu {
 
 // --- shape of the numeric class
@@ -113,6 +115,7 @@ struct KernelTable {
                 int head_stride, float* scratch, float* out) = nullptr;
   void (*exp)(const float* x, std::int64_t n,
               float* y) = nullptr;  // for tests of the class exp at this width
+  QuantKernels quant;               // of the 32-blocks; isa.h joins those of the 256-blocks
 };
 
 const KernelTable& scalar_plain_kernels();

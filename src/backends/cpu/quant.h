@@ -5,8 +5,9 @@
 //
 // Weights lie in groups of 16 outputs. A vector lane (32 bits) is one output and 4 bytes of k;
 // blocks of k follow one another, each with its 16 scales in front of its quants, so that a thread
-// that owns a group reads one sequential stream. The layout of a type is the same for every
-// instruction set unless its packer says otherwise.
+// that owns a group reads one sequential stream. Nothing is expanded: a group has the bits per
+// weight of the file. The layout of a type is the same for every instruction set unless its packer
+// says otherwise.
 
 #include <cstddef>
 #include <cstdint>
@@ -39,13 +40,14 @@ constexpr bool is_256(int type) {
 inline constexpr int kActRows = 4;
 
 // 32 columns of T rows: q = rne(x·(127/a)), d = a/127 with a = max|x| of the row's 32 columns; a
-// below 2^-100 counts as 0.
+// below 2^-100 counts as 0. When a is not finite, d is NaN, and so are the products.
 template <int T>
 struct Act32 {
   std::int8_t q[T][32];
   float d[T];
   std::int32_t sum8[T];    // −8·Σq: start value for weights stored with an offset of 8
   std::int32_t sum128[T];  // −128·Σq
+  float sum[T];            // Σq
 };
 
 // 256 columns of T rows, one scale for all of them.
@@ -74,13 +76,40 @@ struct QuantArgs {
 
 // The quantised part of an instruction set's table; MESH_CPU isa files fill it.
 struct QuantKernels {
-  // Quantises rows of x [rows, in] (row stride ldx) to tiles of T = rows == 1 ? 1 : kActRows.
-  void (*quantize32)(const float* x, std::int64_t ldx, int rows, std::int64_t in,
+  // The packer's isa_signed for this instruction set.
+  bool isa_signed = false;
+  // Quantises rows of x [rows, in] (row stride ldx) to tiles of `tile` rows: 1 or kActRows.
+  void (*quantize32)(const float* x, std::int64_t ldx, int rows, std::int64_t in, int tile,
                      void* tiles) = nullptr;
-  void (*quantize256)(const float* x, std::int64_t ldx, int rows, std::int64_t in,
+  void (*quantize256)(const float* x, std::int64_t ldx, int rows, std::int64_t in, int tile,
                       void* tiles) = nullptr;
   void (*one[kQuantTypes])(const QuantArgs&) = {};   // 1 row, tiles of 1
   void (*rows[kQuantTypes])(const QuantArgs&) = {};  // 2 and more rows, tiles of kActRows
+};
+
+// Order of the sums of 32 columns in Act256::pair32.
+inline constexpr int kPairOrder[8] = {0, 2, 1, 3, 4, 6, 5, 7};
+
+// Layout of a group of 32-blocks. Units follow one another; a unit is a line of 64 bytes with
+// scales, then quants. Types with a minimum: one block a unit, 16 scales and 16 minimums as f16.
+// Others: two blocks a unit, 16 scales of the first and 16 of the second (f16; bf16 for MXFP4,
+// already halved), the last unit of an odd row has one block. Quants of a block: lines of nibbles
+// (low: k 4j to 4j+3 of line j in [0, 4), high: k 16+4j on), then for five bits a line whose bit j
+// belongs to the bytes of k 4j to 4j+3; or, for Q8_0, 8 lines of bytes.
+struct Layout32 {
+  bool minimum, five, bytes;
+  int quant_bytes;  // of a block
+  int blocks;       // of a unit
+  int unit_bytes;
+};
+inline constexpr Layout32 kLayout32[kQuant32Types] = {
+    {false, false, false, 256, 2, 576},  // Q4_0
+    {true, false, false, 256, 1, 320},   // Q4_1
+    {false, true, false, 320, 2, 704},   // Q5_0
+    {true, true, false, 320, 1, 384},    // Q5_1
+    {false, false, true, 512, 2, 1088},  // Q8_0
+    {false, false, false, 256, 2, 576},  // IQ4_NL
+    {false, false, false, 256, 2, 576},  // MXFP4
 };
 
 // Bytes of one group of 16 outputs with `in` columns, a multiple of 64.
@@ -91,5 +120,9 @@ std::size_t quant_group_bytes(int type, std::int64_t in);
 // multiplies signed bytes (no VNNI), so that Q8_0 keeps its sign instead of an offset of 128.
 void quant_pack_group(int type, const std::byte* const rows[16], std::int64_t in, bool isa_signed,
                       std::byte* group);
+
+// The source blocks of one output of a group, as they were packed.
+void quant_unpack_row(int type, const std::byte* group, int output, std::int64_t in,
+                      bool isa_signed, std::byte* blocks);
 
 }  // namespace mesh::backends::cpu

@@ -37,20 +37,40 @@ int block_length([[maybe_unused]] int threads) {
 #endif
 }
 
-LinearArgs panel_args(const CpuLinear& w, std::int64_t panel, const ops::Tensor& x,
-                      const ops::Tensor& y, int threads) {
+LinearArgs panel_args(const CpuLinear& w, const LinearPart& part, std::int64_t panel,
+                      const ops::Tensor& x, const ops::Tensor& y, int threads) {
+  const std::int64_t out = part.begin + panel * kPanel;
   LinearArgs a;
-  a.w = w.panel(panel);
+  a.w = part.data +
+        panel * kPanel * w.in() * static_cast<std::int64_t>(tensor::dtype_bytes(part.dtype));
   a.in = w.in();
-  a.groups = w.groups(panel);
-  a.outs = static_cast<int>(std::min<std::int64_t>(kPanel, w.out() - panel * kPanel));
+  a.groups = part.panel_groups(panel);
+  a.outs = static_cast<int>(std::min<std::int64_t>(kPanel, part.outs - panel * kPanel));
   a.x = static_cast<const float*>(x.data);
   a.ldx = x.cols;
-  a.y = static_cast<float*>(y.data) + panel * kPanel;
+  a.y = static_cast<float*>(y.data) + out;
   a.ldy = y.cols;
   a.rows = static_cast<int>(x.rows);
-  a.bias = w.bias() == nullptr ? nullptr : w.bias() + panel * kPanel;
+  a.bias = w.bias() == nullptr ? nullptr : w.bias() + out;
   a.block = block_length(threads);
+  return a;
+}
+
+// Groups [begin, end) of a quantised part against all rows of x.
+QuantArgs group_args(const CpuLinear& w, const LinearPart& part, std::int64_t begin,
+                     std::int64_t end, const void* tiles, const ops::Tensor& y) {
+  const std::int64_t out = part.begin + begin * kLanes;
+  QuantArgs a;
+  a.w = part.data + static_cast<std::size_t>(begin) * part.group_bytes;
+  a.group_bytes = part.group_bytes;
+  a.groups = static_cast<int>(end - begin);
+  a.outs = static_cast<int>(std::min(end * kLanes, part.outs) - begin * kLanes);
+  a.in = w.in();
+  a.x = tiles;
+  a.rows = static_cast<int>(y.rows);
+  a.y = static_cast<float*>(y.data) + out;
+  a.ldy = y.cols;
+  a.bias = w.bias() == nullptr ? nullptr : w.bias() + out;
   return a;
 }
 
@@ -102,14 +122,24 @@ ops::Tensor CpuStep::make(ops::DType dtype, std::int64_t rows, std::int64_t cols
   tensor.dtype = dtype;
   tensor.rows = rows;
   tensor.cols = cols;
-  tensor.node =
-      slot_.buffers().take(static_cast<std::uint64_t>(rows * cols) * tensor::dtype_bytes(dtype));
+  tensor.node = take(static_cast<std::uint64_t>(rows * cols) * tensor::dtype_bytes(dtype));
   tensor.data = tensor.node.get();
   return tensor;
 }
 
 std::shared_ptr<void> CpuStep::scratch(std::uint64_t bytes) {
-  return slot_.buffers().take(bytes);
+  return take(bytes);
+}
+
+std::shared_ptr<void> CpuStep::take(std::uint64_t bytes) {
+  std::shared_ptr<void> memory = slot_.buffers().take(bytes);
+  forget_rounded(memory.get());
+  return memory;
+}
+
+void CpuStep::forget_rounded(const void* memory) {
+  for (Rounded& kept : rounded_)
+    if (kept.x == memory) kept = {};
 }
 
 const CpuStep::Rotation& CpuStep::rotation(const ops::RopeTable& table) {
@@ -149,17 +179,21 @@ ops::Tensor CpuStep::embed(const ops::Linear& table) {
   ops::Tensor out = make(batch_.residual, rows, w.in());
   const std::shared_ptr<void> wide =
       scratch(static_cast<std::uint64_t>(rows * w.in()) * sizeof(float));
-  for_range(*device_.pool, rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  const std::shared_ptr<void> stored =
+      scratch(static_cast<std::uint64_t>(device_.pool->threads()) * w.row_bytes());
+  for_range(*device_.pool, rows, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     set_float_mode();
+    std::byte* blocks =
+        static_cast<std::byte*>(stored.get()) + static_cast<std::size_t>(worker) * w.row_bytes();
     for (std::int64_t row = begin; row < end; ++row) {
       const TokenId token = batch_.tokens[static_cast<std::size_t>(row)];
       MESH_CHECK(token >= 0 && token < w.out(), "token {} of {}", token, w.out());
       if (batch_.residual == ops::DType::kF32) {
-        w.row(token, static_cast<float*>(out.data) + row * w.in());
+        w.row(token, blocks, static_cast<float*>(out.data) + row * w.in());
         continue;
       }
       float* values = static_cast<float*>(wide.get()) + row * w.in();
-      w.row(token, values);
+      w.row(token, blocks, values);
       auto* rounded = static_cast<std::uint16_t*>(out.data) + row * w.in();
       for (std::int64_t k = 0; k < w.in(); ++k) rounded[k] = tensor::f32_to_bf16(values[k]);
     }
@@ -202,7 +236,60 @@ ops::Tensor CpuStep::linear(const ops::Tensor& x, const ops::Linear& w_any) {
   MESH_CHECK(x.dtype == ops::DType::kF32 && x.cols == w.in(), "product of [{}, {}] with [{}, {}]",
              x.rows, x.cols, w.out(), w.in());
   ops::Tensor y = make(ops::DType::kF32, x.rows, w.out());
-  const int type = w.type(), threads = device_.pool->threads();
+  for (const LinearPart& part : w.parts())
+    part.quant >= 0 ? quantised_part(x, w, part, y) : float_part(x, w, part, y);
+#ifdef MESH_MUTATE_SWAP_ROWS
+  if (y.rows >= 2)
+    std::swap_ranges(static_cast<float*>(y.data), static_cast<float*>(y.data) + y.cols,
+                     static_cast<float*>(y.data) + y.cols);
+#endif
+  return y;
+}
+
+std::shared_ptr<void> CpuStep::rounded(const ops::Tensor& x, bool wide) {
+  Rounded& kept = rounded_[wide ? 1 : 0];
+  if (kept.x == x.data && kept.rows == x.rows && kept.cols == x.cols) return kept.tiles;
+  device_.uses->note(wide ? Kernel::kQuantize256 : Kernel::kQuantize32);
+  const auto kernel = wide ? device_.quant.quantize256 : device_.quant.quantize32;
+  const int tile = x.rows == 1 ? 1 : kActRows;
+  const std::uint64_t block = wide        ? tile == 1 ? sizeof(Act256<1>) : sizeof(Act256<kActRows>)
+                                     : tile == 1 ? sizeof(Act32<1>)
+                                          : sizeof(Act32<kActRows>);
+  const std::uint64_t stride = block * static_cast<std::uint64_t>(x.cols / (wide ? 256 : 32));
+  const std::int64_t count = (x.rows + tile - 1) / tile;
+  std::shared_ptr<void> tiles = scratch(static_cast<std::uint64_t>(count) * stride);
+  for_range(
+      *device_.pool, count, grain_rows(x.cols * tile),
+      [&](std::int64_t begin, std::int64_t end, int) {
+        set_float_mode();
+        const std::int64_t row = begin * tile, rows = std::min(end * tile, x.rows) - row;
+        kernel(static_cast<const float*>(x.data) + row * x.cols, x.cols, static_cast<int>(rows),
+               x.cols, tile,
+               static_cast<std::byte*>(tiles.get()) + static_cast<std::uint64_t>(begin) * stride);
+      });
+  kept = {x.data, x.rows, x.cols, tiles};
+  return tiles;
+}
+
+void CpuStep::quantised_part(const ops::Tensor& x, const CpuLinear& w, const LinearPart& part,
+                             const ops::Tensor& y) {
+  const bool one = x.rows == 1;
+  const auto kernel = one ? device_.quant.one[part.quant] : device_.quant.rows[part.quant];
+  device_.uses->note(static_cast<Kernel>(
+      static_cast<int>(one ? Kernel::kQuantOne : Kernel::kQuantRows) + part.quant));
+  const std::shared_ptr<void> tiles = rounded(x, is_256(part.quant));
+  // Contiguous groups, in pairs since kernels for many rows take two at once: a thread reads one
+  // sequential stream.
+  const std::int64_t groups = part.groups();
+  for_range(*device_.pool, (groups + 1) / 2, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    set_float_mode();
+    kernel(group_args(w, part, 2 * begin, std::min(2 * end, groups), tiles.get(), y));
+  });
+}
+
+void CpuStep::float_part(const ops::Tensor& x, const CpuLinear& w, const LinearPart& part,
+                         const ops::Tensor& y) {
+  const int type = part.type, threads = device_.pool->threads();
   const KernelTable& kernels = *device_.kernels;
   const int variant = x.rows == 1 ? 0 : x.rows <= kFewRows ? 1 : 2;
   device_.uses->note(
@@ -216,39 +303,34 @@ ops::Tensor CpuStep::linear(const ops::Tensor& x, const ops::Linear& w_any) {
                              : static_cast<float*>(memory.get()) +
                                    static_cast<std::int64_t>(worker) * kBlockK * kPanel;
   };
+  const std::int64_t panels = part.panels();
   if (variant < 2) {
     const auto kernel = variant == 0 ? kernels.linear_one[type] : kernels.linear_few[type];
-    for_range(*device_.pool, w.panels(), 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+    for_range(*device_.pool, panels, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
       set_float_mode();
       for (std::int64_t panel = begin; panel < end; ++panel) {
-        LinearArgs a = panel_args(w, panel, x, y, threads);
+        LinearArgs a = panel_args(w, part, panel, x, y, threads);
         a.scratch = scratch_of(worker);
         kernel(a);
       }
     });
-  } else {
-    const std::int64_t chunks = (x.rows + kRowChunk - 1) / kRowChunk;
-    // All panels of one chunk of rows, then the next chunk: x stays in the cache.
-    for_range(*device_.pool, w.panels() * chunks, 1,
-              [&](std::int64_t begin, std::int64_t end, int worker) {
-                set_float_mode();
-                for (std::int64_t unit = begin; unit < end; ++unit) {
-                  LinearArgs a = panel_args(w, unit % w.panels(), x, y, threads);
-                  const std::int64_t row = unit / w.panels() * kRowChunk;
-                  a.x += row * a.ldx;
-                  a.y += row * a.ldy;
-                  a.rows = static_cast<int>(std::min<std::int64_t>(kRowChunk, x.rows - row));
-                  a.scratch = scratch_of(worker);
-                  kernels.linear_many[type](a);
-                }
-              });
+    return;
   }
-#ifdef MESH_MUTATE_SWAP_ROWS
-  if (y.rows >= 2)
-    std::swap_ranges(static_cast<float*>(y.data), static_cast<float*>(y.data) + y.cols,
-                     static_cast<float*>(y.data) + y.cols);
-#endif
-  return y;
+  const std::int64_t chunks = (x.rows + kRowChunk - 1) / kRowChunk;
+  // All panels of one chunk of rows, then the next chunk: x stays in the cache.
+  for_range(*device_.pool, panels * chunks, 1,
+            [&](std::int64_t begin, std::int64_t end, int worker) {
+              set_float_mode();
+              for (std::int64_t unit = begin; unit < end; ++unit) {
+                LinearArgs a = panel_args(w, part, unit % panels, x, y, threads);
+                const std::int64_t row = unit / panels * kRowChunk;
+                a.x += row * a.ldx;
+                a.y += row * a.ldy;
+                a.rows = static_cast<int>(std::min<std::int64_t>(kRowChunk, x.rows - row));
+                a.scratch = scratch_of(worker);
+                kernels.linear_many[type](a);
+              }
+            });
 }
 
 ops::Tensor CpuStep::attention(const ops::AttentionSpec& spec, const ops::Tensor& qkv) {
@@ -277,6 +359,7 @@ void CpuStep::add_residual(ops::Tensor& residual, const ops::Tensor& y) {
              "[{}, {}] added to [{}, {}]", y.rows, y.cols, residual.rows, residual.cols);
   const bool bf16 = residual.dtype == ops::DType::kBF16;
   device_.uses->note(bf16 ? Kernel::kAddBF16 : Kernel::kAddF32);
+  forget_rounded(residual.data);
   const auto kernel = bf16 ? device_.kernels->add_bf16 : device_.kernels->add_f32;
   const std::int64_t row_bytes =
       residual.cols * static_cast<std::int64_t>(tensor::dtype_bytes(residual.dtype));

@@ -21,11 +21,14 @@ namespace mesh::backends::cpu {
 // What all steps of a backend share.
 struct Device {
   const KernelTable* kernels = nullptr;
+  QuantKernels quant;
   ThreadPool* pool = nullptr;
   KernelUses* uses = nullptr;
 };
 
 class StepSlot;
+class CpuLinear;
+struct LinearPart;
 
 class CpuStep final : public ops::Step {
  public:
@@ -64,7 +67,21 @@ class CpuStep final : public ops::Step {
   const Rotation& rotation(const ops::RopeTable& table);
 
  private:
+  // Activations rounded for quantised weights, kept for further products of the same rows.
+  struct Rounded {
+    const void* x = nullptr;  // null: nothing is kept
+    std::int64_t rows = 0, cols = 0;
+    std::shared_ptr<void> tiles;
+  };
   void check_pages() const;
+  std::shared_ptr<void> take(std::uint64_t bytes);
+  // Whoever writes to memory that `rounded_` may stem from says so.
+  void forget_rounded(const void* memory);
+  std::shared_ptr<void> rounded(const ops::Tensor& x, bool wide);
+  void quantised_part(const ops::Tensor& x, const CpuLinear& w, const LinearPart& part,
+                      const ops::Tensor& y);
+  void float_part(const ops::Tensor& x, const CpuLinear& w, const LinearPart& part,
+                  const ops::Tensor& y);
 
   const Device device_;
   StepSlot& slot_;
@@ -72,6 +89,7 @@ class CpuStep final : public ops::Step {
   const ops::Batch& batch_;
   std::array<Rotation, 4> rotations_;
   std::size_t rotation_next_ = 0;
+  std::array<Rounded, 2> rounded_;  // to blocks of 32, of 256
 };
 
 // Storage of one step and the buffers its tensors come from; reused by later steps.

@@ -7,6 +7,7 @@
 
 #include "backends/cpu/float_mode.h"
 #include "ops/host_weights.h"
+#include "tensor/quantized.h"
 
 namespace mesh::backends::cpu {
 namespace {
@@ -14,18 +15,79 @@ namespace {
 constexpr std::int64_t kPackTile =
     32;  // k at a time: the strided writes of a tile stay in the first cache
 
+int quant_type(ops::DType dtype) {
+  switch (dtype) {
+    case ops::DType::kQ4_0:
+      return kQuantQ4_0;
+    case ops::DType::kQ4_1:
+      return kQuantQ4_1;
+    case ops::DType::kQ5_0:
+      return kQuantQ5_0;
+    case ops::DType::kQ5_1:
+      return kQuantQ5_1;
+    case ops::DType::kQ8_0:
+      return kQuantQ8_0;
+    case ops::DType::kIQ4_NL:
+      return kQuantIQ4_NL;
+    case ops::DType::kMXFP4:
+      return kQuantMXFP4;
+    case ops::DType::kQ2_K:
+      return kQuantQ2_K;
+    case ops::DType::kQ3_K:
+      return kQuantQ3_K;
+    case ops::DType::kQ4_K:
+      return kQuantQ4_K;
+    case ops::DType::kQ5_K:
+      return kQuantQ5_K;
+    case ops::DType::kQ6_K:
+      return kQuantQ6_K;
+    case ops::DType::kIQ4_XS:
+      return kQuantIQ4_XS;
+    default:
+      return -1;
+  }
+}
+
+std::size_t row_bytes_of(ops::DType dtype, std::int64_t in) {
+  return static_cast<std::size_t>(in) / tensor::block_elements(dtype) * tensor::block_bytes(dtype);
+}
+
 struct SourceRow {
-  const ops::LinearSource* source = nullptr;
+  const ops::HostTensor* weight = nullptr;
   std::int64_t row = 0;
 };
 
 SourceRow locate(std::span<const ops::LinearSource> sources, std::int64_t row) {
   for (const ops::LinearSource& source : sources) {
     const std::int64_t rows = source.weight.info.shape[0];
-    if (row < rows) return {&source, row};
+    if (row < rows) return {&source.weight, row};
     row -= rows;
   }
   return {};
+}
+
+// The part that one source alone would be.
+LinearPart part_of(const ops::HostTensor& weight, const QuantKernels& quant) {
+  LinearPart part;
+  part.dtype = weight.info.dtype;
+  part.quant = quant_type(part.dtype);
+  if (part.quant >= 0 && quant.one[part.quant] == nullptr) {
+    part.quant = -1;
+    part.dtype = ops::DType::kF32;
+  }
+  part.type = part.dtype == ops::DType::kBF16  ? kWeightBF16
+              : part.dtype == ops::DType::kF16 ? kWeightF16
+                                               : kWeightF32;
+  part.outs = weight.info.shape[0];
+  return part;
+}
+
+std::uint64_t part_bytes(const LinearPart& part, std::int64_t in) {
+  const auto groups = static_cast<std::uint64_t>(part.groups());
+  const std::uint64_t group =
+      part.quant >= 0 ? part.group_bytes
+                      : static_cast<std::uint64_t>(in) * kLanes * tensor::dtype_bytes(part.dtype);
+  return (groups * group + 63) / 64 * 64;
 }
 
 // Element T of one source row into its lane of the panel.
@@ -34,82 +96,148 @@ void pack_row(const T* from, std::int64_t first, std::int64_t count, std::int64_
   for (std::int64_t k = 0; k < count; ++k) lane[(first + k) * stride] = from[k];
 }
 
+void pack_panel(std::span<const ops::LinearSource> sources, const LinearPart& part,
+                std::int64_t index, std::int64_t in, std::byte* data) {
+  const std::int64_t stride = part.panel_groups(index) * kLanes;
+  const auto element = static_cast<std::int64_t>(tensor::dtype_bytes(part.dtype));
+  std::byte* panel = data + index * kPanel * in * element;
+  const std::int64_t rows = std::min<std::int64_t>(part.outs - index * kPanel, kPanel);
+  for (std::int64_t k = 0; k < in; k += kPackTile) {
+    const std::int64_t count = std::min(kPackTile, in - k);
+    for (std::int64_t o = 0; o < rows; ++o) {
+      const SourceRow from = locate(sources, part.begin + index * kPanel + o);
+      const std::int64_t first = from.row * in + k;
+      if (element == 4) {
+        float values[kPackTile];
+        ops::widen(*from.weight, first, count, values);
+        pack_row(values, k, count, stride, reinterpret_cast<float*>(panel) + o);
+      } else {
+        std::uint16_t values[kPackTile];
+        std::memcpy(values, from.weight->bytes.data() + first * 2,
+                    static_cast<std::size_t>(count) * 2);
+        pack_row(values, k, count, stride, reinterpret_cast<std::uint16_t*>(panel) + o);
+      }
+    }
+  }
+}
+
+// A quantised type without kernels: its blocks have 256 values and are wider than kPackTile.
+void pack_wide_panel(std::span<const ops::LinearSource> sources, const LinearPart& part,
+                     std::int64_t index, std::int64_t in, std::byte* data) {
+  const std::int64_t stride = part.panel_groups(index) * kLanes;
+  float* panel = reinterpret_cast<float*>(data) + index * kPanel * in;
+  const std::int64_t rows = std::min<std::int64_t>(part.outs - index * kPanel, kPanel);
+  std::vector<float> values(static_cast<std::size_t>(in));
+  for (std::int64_t o = 0; o < rows; ++o) {
+    const SourceRow from = locate(sources, part.begin + index * kPanel + o);
+    ops::widen(*from.weight, from.row * in, in, values.data());
+    pack_row(values.data(), 0, in, stride, panel + o);
+  }
+}
+
+void pack_group(std::span<const ops::LinearSource> sources, const LinearPart& part,
+                std::int64_t index, std::int64_t in, bool isa_signed, std::byte* data) {
+  const std::byte* rows[kLanes] = {};
+  const std::size_t bytes = row_bytes_of(part.dtype, in);
+  for (std::int64_t o = 0; o < std::min<std::int64_t>(kLanes, part.outs - index * kLanes); ++o) {
+    const SourceRow from = locate(sources, part.begin + index * kLanes + o);
+    rows[o] = from.weight->bytes.data() + static_cast<std::size_t>(from.row) * bytes;
+  }
+  quant_pack_group(part.quant, rows, in, isa_signed,
+                   data + static_cast<std::size_t>(index) * part.group_bytes);
+}
+
+bool any_quantised(std::span<const ops::LinearSource> sources, const LinearPart& part) {
+  std::int64_t row = 0;
+  for (const ops::LinearSource& source : sources) {
+    const std::int64_t end = row + source.weight.info.shape[0];
+    if (end > part.begin && row < part.begin + part.outs &&
+        tensor::is_quantized(source.weight.info.dtype))
+      return true;
+    row = end;
+  }
+  return false;
+}
+
+void pack_part(std::span<const ops::LinearSource> sources, const LinearPart& part, std::int64_t in,
+               bool isa_signed, std::byte* data, ThreadPool& pool) {
+  if (part.quant >= 0) {
+    pool.run(static_cast<int>(part.groups()),
+             [&](int index, int) { pack_group(sources, part, index, in, isa_signed, data); });
+    return;
+  }
+  const bool wide = any_quantised(sources, part);
+  pool.run(static_cast<int>(part.panels()), [&](int index, int) {
+    set_float_mode();
+    (wide ? pack_wide_panel : pack_panel)(sources, part, index, in, data);
+  });
+}
+
 }  // namespace
 
-int CpuLinear::groups(std::int64_t panel) const {
-  const std::int64_t rest = out_ - panel * kPanel;
+int LinearPart::panel_groups(std::int64_t panel) const {
+  const std::int64_t rest = outs - panel * kPanel;
   return static_cast<int>((std::min<std::int64_t>(rest, kPanel) + kLanes - 1) / kLanes);
 }
 
-const std::byte* CpuLinear::panel(std::int64_t panel) const {
-  return memory_.data() + panel * kPanel * in_ * element_;
-}
-
 Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSource> sources,
-                                                   ThreadPool& pool) {
+                                                   const QuantKernels& quant, ThreadPool& pool) {
   MESH_ASSIGN_OR_RETURN(const ops::StackedShape shape, ops::check_sources(sources));
   std::unique_ptr<CpuLinear> linear(new CpuLinear);
   linear->in_ = shape.in;
   linear->out_ = shape.out;
-  ops::DType type = sources[0].weight.info.dtype;
-  for (const ops::LinearSource& source : sources)
-    if (source.weight.info.dtype != type || tensor::is_quantized(type)) type = ops::DType::kF32;
-  linear->type_ = type == ops::DType::kF32    ? kWeightF32
-                  : type == ops::DType::kBF16 ? kWeightBF16
-                                              : kWeightF16;
-  linear->element_ = static_cast<int>(tensor::dtype_bytes(type));
-  const std::uint64_t padded =
-      static_cast<std::uint64_t>((shape.out + kLanes - 1) / kLanes * kLanes);
-  const std::uint64_t bytes =
-      padded * static_cast<std::uint64_t>(shape.in) * static_cast<std::uint64_t>(linear->element_);
+  linear->isa_signed_ = quant.isa_signed;
+  for (const ops::LinearSource& source : sources) {
+    LinearPart part = part_of(source.weight, quant);
+    if (!linear->parts_.empty() && linear->parts_.back().dtype == part.dtype) {
+      linear->parts_.back().outs += part.outs;
+      continue;
+    }
+    if (!linear->parts_.empty())
+      part.begin = linear->parts_.back().begin + linear->parts_.back().outs;
+    if (part.quant >= 0) {
+      part.group_bytes = quant_group_bytes(part.quant, shape.in);
+      linear->row_bytes_ = std::max(linear->row_bytes_, row_bytes_of(part.dtype, shape.in));
+    }
+    linear->parts_.push_back(part);
+  }
+  std::uint64_t bytes = 0;
+  for (const LinearPart& part : linear->parts_) bytes += part_bytes(part, shape.in);
   linear->memory_ = Block::allocate(bytes, true);
   if (!linear->memory_)
     return Error(Code::kResourceExhausted, fmt::format("no memory for the {} bytes of matrix '{}'",
                                                        bytes, sources[0].weight.info.name));
   linear->bias_ = ops::stacked_bias(sources, shape.out);
-  CpuLinear& matrix = *linear;
-  auto pack_panel = [&](int index, int) {
-    set_float_mode();
-    const std::int64_t stride = matrix.groups(index) * kLanes;
-    std::byte* panel = matrix.memory_.data() +
-                       static_cast<std::int64_t>(index) * kPanel * matrix.in_ * matrix.element_;
-    const std::int64_t rows =
-        std::min<std::int64_t>(matrix.out_ - static_cast<std::int64_t>(index) * kPanel, kPanel);
-    for (std::int64_t k = 0; k < matrix.in_; k += kPackTile) {
-      const std::int64_t count = std::min(kPackTile, matrix.in_ - k);
-      for (std::int64_t o = 0; o < rows; ++o) {
-        const SourceRow from = locate(sources, static_cast<std::int64_t>(index) * kPanel + o);
-        const std::int64_t first = from.row * matrix.in_ + k;
-        if (matrix.element_ == 4) {
-          float values[kPackTile];
-          ops::widen(from.source->weight, first, count, values);
-          pack_row(values, k, count, stride, reinterpret_cast<float*>(panel) + o);
-        } else {
-          std::uint16_t values[kPackTile];
-          std::memcpy(values, from.source->weight.bytes.data() + first * 2,
-                      static_cast<std::size_t>(count) * 2);
-          pack_row(values, k, count, stride, reinterpret_cast<std::uint16_t*>(panel) + o);
-        }
-      }
-    }
-  };
-  pool.run(static_cast<int>(matrix.panels()),
-           [&](int index, int worker) { pack_panel(index, worker); });
+  std::byte* at = linear->memory_.data();
+  for (LinearPart& part : linear->parts_) {
+    part.data = at;
+    pack_part(sources, part, shape.in, quant.isa_signed, at, pool);
+    at += part_bytes(part, shape.in);
+  }
   return linear;
 }
 
-void CpuLinear::row(std::int64_t index, float* out) const {
-  const std::int64_t at = index / kPanel;
-  const std::int64_t stride = groups(at) * kLanes;
-  const std::byte* lane = panel(at) + index % kPanel * element_;
-  for (std::int64_t k = 0; k < in_; ++k, lane += stride * element_) {
-    if (type_ == kWeightF32) {
+void CpuLinear::row(std::int64_t index, std::byte* blocks, float* out) const {
+  const LinearPart* part = parts_.data();
+  while (index >= part->begin + part->outs) ++part;
+  index -= part->begin;
+  if (part->quant >= 0) {
+    const auto group = static_cast<std::size_t>(index / kLanes);
+    quant_unpack_row(part->quant, part->data + group * part->group_bytes,
+                     static_cast<int>(index % kLanes), in_, isa_signed_, blocks);
+    return tensor::dequantize(part->dtype, blocks, in_, out);
+  }
+  const std::int64_t at = index / kPanel, stride = part->panel_groups(at) * kLanes;
+  const auto element = static_cast<std::int64_t>(tensor::dtype_bytes(part->dtype));
+  const std::byte* lane = part->data + (at * kPanel * in_ + index % kPanel) * element;
+  for (std::int64_t k = 0; k < in_; ++k, lane += stride * element) {
+    if (part->type == kWeightF32) {
       std::memcpy(out + k, lane, sizeof(float));
       continue;
     }
     std::uint16_t half = 0;
     std::memcpy(&half, lane, sizeof(half));
-    out[k] = type_ == kWeightBF16 ? tensor::bf16_to_f32(half) : tensor::f16_to_f32(half);
+    out[k] = part->type == kWeightBF16 ? tensor::bf16_to_f32(half) : tensor::f16_to_f32(half);
   }
 }
 

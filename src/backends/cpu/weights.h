@@ -14,33 +14,47 @@
 
 namespace mesh::backends::cpu {
 
-// Panels of 64 outputs, the last one of 16, 32, 48 or 64; within a panel k ascends and the outputs
-// of one k lie side by side: a thread reads one sequential stream. Outputs that pad the last group
-// hold zeros and are never stored.
+// Consecutive outputs of a matrix whose weights have one type.
+struct LinearPart {
+  ops::DType dtype = ops::DType::kF32;
+  int quant = -1;                    // QuantType, or −1 for a part of plain numbers
+  WeightType type = kWeightF32;      // of a part of plain numbers
+  std::int64_t begin = 0, outs = 0;  // outputs [begin, begin + outs) of the matrix
+  const std::byte* data = nullptr;   // first panel or group, 64-byte aligned
+  std::size_t group_bytes = 0;       // of a quantised part
+  std::int64_t groups() const { return (outs + kLanes - 1) / kLanes; }
+  std::int64_t panels() const { return (outs + kPanel - 1) / kPanel; }
+  int panel_groups(std::int64_t panel) const;
+};
+
+// Parts stacked along the outputs, in one block of memory. Plain numbers: panels of 64 outputs, the
+// last one of 16, 32, 48 or 64; within a panel k ascends and the outputs of one k lie side by side:
+// a thread reads one sequential stream. Quantised types: groups of 16 outputs (quant.h). Outputs
+// that pad the last group are never stored.
 class CpuLinear final : public ops::Linear {
  public:
-  // One type for all sources keeps that type; mixed sources become f32. Errors: see
-  // ops::Backend::load_linear.
+  // Sources that follow one another and have one type make one part. A quantised type without
+  // kernels in `quant` becomes f32. Errors: see ops::Backend::load_linear.
   static Result<std::unique_ptr<CpuLinear>> make(std::span<const ops::LinearSource> sources,
-                                                 ThreadPool& pool);
+                                                 const QuantKernels& quant, ThreadPool& pool);
 
   std::int64_t in() const override { return in_; }
   std::int64_t out() const override { return out_; }
   std::uint64_t bytes() const override { return memory_.size() + bias_.size() * sizeof(float); }
 
-  WeightType type() const { return type_; }
-  std::int64_t panels() const { return (out_ + kPanel - 1) / kPanel; }
-  int groups(std::int64_t panel) const;
-  const std::byte* panel(std::int64_t panel) const;
+  std::span<const LinearPart> parts() const { return parts_; }
   const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
-  // Row `index` of the matrix as exact f32, for an embedding.
-  void row(std::int64_t index, float* out) const;
+  // Row `index` of the matrix as exact f32, for an embedding. `blocks` holds row_bytes().
+  void row(std::int64_t index, std::byte* blocks, float* out) const;
+  // Bytes of the longest quantised row as its source stores it; 0 without quantised parts.
+  std::size_t row_bytes() const { return row_bytes_; }
 
  private:
   CpuLinear() = default;
   std::int64_t in_ = 0, out_ = 0;
-  WeightType type_ = kWeightF32;
-  int element_ = 4;
+  bool isa_signed_ = false;
+  std::size_t row_bytes_ = 0;
+  std::vector<LinearPart> parts_;
   Block memory_;
   std::vector<float> bias_;
 };
