@@ -324,12 +324,19 @@ std::vector<int> body_bytes(int type) {
     }
   };
   if (type == kQuantQ2_K) run(0, 16, true), run(16, 64, false);
-  if (type == kQuantQ3_K) run(96, 12, true), run(0, 32, false), run(32, 64, false);
+  if (type == kQuantQ3_K) {
+    run(96, 12, true);
+    for (const int j : {0, 16}) run(j, 16, false), run(32 + j, 16, false);
+    run(64, 32, false);
+  }
   if (type == kQuantQ4_K) run(4, 140, false);
   if (type == kQuantQ5_K) run(4, 172, false);
   if (type == kQuantQ6_K) {
     run(192, 16, true);
-    for (const int half : {0, 1}) run(128 + 32 * half, 32, false), run(64 * half, 64, false);
+    for (const int high : {128, 144, 160, 176}) {
+      const int low = (high - 128) / 32 * 64 + high % 32;
+      run(high, 16, false), run(low, 16, false), run(low + 32, 16, false);
+    }
   }
   if (type == kQuantIQ4_XS) run(4, 132, false);
   return order;

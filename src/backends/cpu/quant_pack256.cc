@@ -24,16 +24,31 @@ struct Source {
   std::size_t bytes = 0;   // of a block
   std::size_t d = 0;       // offset of d
   std::size_t beside = 0;  // offset of the other half of the head, unless heads are paired
-  Run runs[5];
+  Run runs[13];
 };
 
 // By type - kQuantQ2_K. Source of the offsets: ggml, ggml-common.h.
 constexpr Source kSources[kQuantTypes - kQuantQ2_K] = {
     {84, 80, 82, {{0, 4, true}, {16, 16}}},
-    {110, 108, 0, {{96, 3, true}, {0, 8}, {32, 16}}},
+    {110, 108, 0, {{96, 3, true}, {0, 4}, {32, 4}, {16, 4}, {48, 4}, {64, 8}}},
     {144, 0, 2, {{4, 3}, {16, 32}}},
     {176, 0, 2, {{4, 3}, {16, 8}, {48, 32}}},
-    {210, 208, 0, {{192, 4, true}, {128, 8}, {0, 16}, {160, 8}, {64, 16}}},
+    {210,
+     208,
+     0,
+     {{192, 4, true},
+      {128, 4},
+      {0, 4},
+      {32, 4},
+      {144, 4},
+      {16, 4},
+      {48, 4},
+      {160, 4},
+      {64, 4},
+      {96, 4},
+      {176, 4},
+      {80, 4},
+      {112, 4}}},
     {136, 0, 2, {{4, 1}, {8, 32}}},
 };
 
