@@ -7,6 +7,8 @@
 #include <cpuid.h>
 #endif
 
+#include "backends/cpu/quant256.h"
+
 namespace mesh::backends::cpu {
 namespace {
 
@@ -69,7 +71,18 @@ Result<const KernelTable*> select_kernels(std::string_view isa) {
 }
 
 QuantKernels quant_kernels(const KernelTable& table) {
-  return table.quant;
+  const QuantKernels* wide = &scalar_plain_quant256_kernels();
+#if defined(MESH_CPU_X86)
+  if (&table == &scalar_fma_kernels()) wide = &scalar_fma_quant256_kernels();
+  if (&table == &avx2_kernels()) wide = &avx2_quant256_kernels();
+  if (&table == &avx512_kernels()) wide = &avx512_quant256_kernels();
+#endif
+  QuantKernels all = table.quant;
+  for (int type = kQuant32Types; type < kQuantTypes; ++type) {
+    all.one[type] = wide->one[type];
+    all.rows[type] = wide->rows[type];
+  }
+  return all;
 }
 
 std::string processor_name() {

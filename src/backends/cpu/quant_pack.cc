@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "backends/cpu/quant.h"
+#include "backends/cpu/quant_pack256.h"
 #include "base/check.h"
 #include "tensor/dtype.h"
 #include "tensor/quantized.h"
@@ -149,6 +150,7 @@ void check_type(int type, std::int64_t in) {
 }  // namespace
 
 std::size_t quant_group_bytes(int type, std::int64_t in) {
+  if (is_256(type)) return group_bytes256(type, in);
   check_type(type, in);
   const Layout32 layout = kLayout32[type];
   const std::int64_t units = in / 32 / layout.blocks, rest = in / 32 % layout.blocks;
@@ -157,6 +159,7 @@ std::size_t quant_group_bytes(int type, std::int64_t in) {
 
 void quant_pack_group(int type, const std::byte* const rows[16], std::int64_t in, bool isa_signed,
                       std::byte* group) {
+  if (is_256(type)) return pack_group256(type, rows, in, group);
   check_type(type, in);
   for (int output = 0; output < kOutputs; ++output)
     if (rows[output] == nullptr) {
@@ -168,6 +171,7 @@ void quant_pack_group(int type, const std::byte* const rows[16], std::int64_t in
 
 void quant_unpack_row(int type, const std::byte* group, int output, std::int64_t in,
                       bool isa_signed, std::byte* blocks) {
+  if (is_256(type)) return unpack_row256(type, group, output, in, blocks);
   check_type(type, in);
   kUnpack[type](group, output, in, isa_signed, blocks);
 }

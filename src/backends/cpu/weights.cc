@@ -67,14 +67,10 @@ SourceRow locate(std::span<const ops::LinearSource> sources, std::int64_t row) {
 }
 
 // The part that one source alone would be.
-LinearPart part_of(const ops::HostTensor& weight, const QuantKernels& quant) {
+LinearPart part_of(const ops::HostTensor& weight) {
   LinearPart part;
   part.dtype = weight.info.dtype;
   part.quant = quant_type(part.dtype);
-  if (part.quant >= 0 && quant.one[part.quant] == nullptr) {
-    part.quant = -1;
-    part.dtype = ops::DType::kF32;
-  }
   part.type = part.dtype == ops::DType::kBF16  ? kWeightBF16
               : part.dtype == ops::DType::kF16 ? kWeightF16
                                                : kWeightF32;
@@ -121,20 +117,6 @@ void pack_panel(std::span<const ops::LinearSource> sources, const LinearPart& pa
   }
 }
 
-// A quantised type without kernels: its blocks have 256 values and are wider than kPackTile.
-void pack_wide_panel(std::span<const ops::LinearSource> sources, const LinearPart& part,
-                     std::int64_t index, std::int64_t in, std::byte* data) {
-  const std::int64_t stride = part.panel_groups(index) * kLanes;
-  float* panel = reinterpret_cast<float*>(data) + index * kPanel * in;
-  const std::int64_t rows = std::min<std::int64_t>(part.outs - index * kPanel, kPanel);
-  std::vector<float> values(static_cast<std::size_t>(in));
-  for (std::int64_t o = 0; o < rows; ++o) {
-    const SourceRow from = locate(sources, part.begin + index * kPanel + o);
-    ops::widen(*from.weight, from.row * in, in, values.data());
-    pack_row(values.data(), 0, in, stride, panel + o);
-  }
-}
-
 void pack_group(std::span<const ops::LinearSource> sources, const LinearPart& part,
                 std::int64_t index, std::int64_t in, bool isa_signed, std::byte* data) {
   const std::byte* rows[kLanes] = {};
@@ -147,18 +129,6 @@ void pack_group(std::span<const ops::LinearSource> sources, const LinearPart& pa
                    data + static_cast<std::size_t>(index) * part.group_bytes);
 }
 
-bool any_quantised(std::span<const ops::LinearSource> sources, const LinearPart& part) {
-  std::int64_t row = 0;
-  for (const ops::LinearSource& source : sources) {
-    const std::int64_t end = row + source.weight.info.shape[0];
-    if (end > part.begin && row < part.begin + part.outs &&
-        tensor::is_quantized(source.weight.info.dtype))
-      return true;
-    row = end;
-  }
-  return false;
-}
-
 void pack_part(std::span<const ops::LinearSource> sources, const LinearPart& part, std::int64_t in,
                bool isa_signed, std::byte* data, ThreadPool& pool) {
   if (part.quant >= 0) {
@@ -166,10 +136,9 @@ void pack_part(std::span<const ops::LinearSource> sources, const LinearPart& par
              [&](int index, int) { pack_group(sources, part, index, in, isa_signed, data); });
     return;
   }
-  const bool wide = any_quantised(sources, part);
   pool.run(static_cast<int>(part.panels()), [&](int index, int) {
     set_float_mode();
-    (wide ? pack_wide_panel : pack_panel)(sources, part, index, in, data);
+    pack_panel(sources, part, index, in, data);
   });
 }
 
@@ -188,7 +157,7 @@ Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSo
   linear->out_ = shape.out;
   linear->isa_signed_ = quant.isa_signed;
   for (const ops::LinearSource& source : sources) {
-    LinearPart part = part_of(source.weight, quant);
+    LinearPart part = part_of(source.weight);
     if (!linear->parts_.empty() && linear->parts_.back().dtype == part.dtype) {
       linear->parts_.back().outs += part.outs;
       continue;
