@@ -13,7 +13,7 @@ namespace mesh::limits {
 constexpr std::size_t kSafetensorsHeaderBytes = 100u << 20;  // as the reference implementation
 constexpr std::size_t kJsonFileBytes = 64u << 20;  // config.json, tokenizer.json, index.json
 constexpr std::size_t kTensorsPerModel = 1u << 20;
-constexpr std::size_t kGgufHeaderBytes = 256u << 20;  // metadata and tensor table of one file
+constexpr std::size_t kGgufHeaderBytes = 128u << 20;  // metadata and tensor table of one file
 constexpr std::size_t kGgufMetadataKeys = 1u << 16;
 constexpr std::size_t kGgufNameBytes = (1u << 16) - 1;  // of a key or tensor
 constexpr std::size_t kGgufStringBytes = 16u << 20;     // of one value or item

@@ -342,12 +342,18 @@ Result<GgufTensor> read_tensor(Reader& reader, std::uint64_t index, std::uint64_
   return tensor;
 }
 
-// The tensors, ascending by place, must lie within the data, one after the other with nothing but
-// padding between them, as ggml demands. Bytes behind the last one are left alone.
+// The tensors must lie within the data, one after the other with nothing but padding between them,
+// as ggml demands. Bytes behind the last one are left alone.
 Result<void> check_places(Reader& reader, const std::vector<GgufTensor>& tensors,
                           std::uint64_t data_bytes, std::uint64_t alignment) {
+  std::vector<const GgufTensor*> by_place;
+  for (const GgufTensor& tensor : tensors) by_place.push_back(&tensor);
+  std::sort(by_place.begin(), by_place.end(), [](const GgufTensor* a, const GgufTensor* b) {
+    return std::pair(a->file_offset, a->info.bytes()) < std::pair(b->file_offset, b->info.bytes());
+  });
   std::uint64_t end = 0;
-  for (const GgufTensor& tensor : tensors) {
+  for (const GgufTensor* const placed : by_place) {
+    const GgufTensor& tensor = *placed;
     reader.reading(fmt::format("tensor {}", gguf::printable(tensor.info.name)));
     const std::uint64_t bytes = tensor.info.bytes();
     if (tensor.file_offset > data_bytes || bytes > data_bytes - tensor.file_offset)
@@ -467,19 +473,15 @@ Result<GgufHeader> read_gguf_header(const ByteSource& file) {
     return reader.corrupt(fmt::format("the tensors begin at byte {}, the file ends at {}",
                                       header.data_start, file.size()));
   }
-  std::sort(
-      header.tensors.begin(), header.tensors.end(), [](const GgufTensor& a, const GgufTensor& b) {
-        return std::pair(a.file_offset, a.info.bytes()) < std::pair(b.file_offset, b.info.bytes());
-      });
-  MESH_RETURN_IF_ERROR(
-      check_places(reader, header.tensors, file.size() - header.data_start, header.alignment));
-  for (GgufTensor& tensor : header.tensors) tensor.file_offset += header.data_start;
   std::sort(header.tensors.begin(), header.tensors.end(),
             [](const GgufTensor& a, const GgufTensor& b) { return a.info.name < b.info.name; });
   for (std::size_t i = 1; i < header.tensors.size(); ++i)
     if (header.tensors[i - 1].info.name == header.tensors[i].info.name)
       return reader.corrupt(
           fmt::format("tensor {} appears twice", gguf::printable(header.tensors[i].info.name)));
+  MESH_RETURN_IF_ERROR(
+      check_places(reader, header.tensors, file.size() - header.data_start, header.alignment));
+  for (GgufTensor& tensor : header.tensors) tensor.file_offset += header.data_start;
   return header;
 }
 
