@@ -639,10 +639,10 @@ TEST_F(OpenGguf, TakesFilesOfTheHubsCache) {
   fs::create_directories(snapshot / "BF16");
   fs::create_symlink("../../blobs/one", snapshot / "tiny-Q8_0.gguf");
   expect_model("org/tiny", "org/tiny");
-  expect_model("org/tiny:tiny-Q8_0.gguf", "org/tiny");
+  expect_model("org/tiny:tiny-Q8_0.gguf", "org/tiny:tiny-Q8_0.gguf");
   fs::create_symlink("../../../blobs/one", snapshot / "BF16/tiny.gguf");
   expect_refused_spec("org/tiny", Code::kInvalidArgument, "BF16/tiny.gguf, tiny-Q8_0.gguf");
-  expect_model("org/tiny@main:BF16/tiny.gguf", "org/tiny");
+  expect_model("org/tiny@main:BF16/tiny.gguf", "org/tiny:BF16/tiny.gguf");
   expect_refused_spec("org/tiny:none.gguf", Code::kNotFound,
                       "it holds BF16/tiny.gguf, tiny-Q8_0.gguf");
   expect_refused_spec("org/tiny:refs/main", Code::kUnsupported, "only a .gguf file can be named");

@@ -166,7 +166,8 @@ Result<ModelFiles> open_any_directory(const fs::path& directory, std::string nam
   return open_gguf_file(directory / found.front());
 }
 
-// A model of the hub's cache is called by its repository, whatever its files say.
+// A model of the hub's cache is called as it is found there, whatever its files say: a node that
+// joins finds it by that name.
 Result<ModelFiles> open_snapshot(const HubId& id, const fs::path& snapshot) {
   Result<ModelFiles> files = Error(Code::kInternal, "");
   if (id.file.empty()) {
@@ -182,7 +183,8 @@ Result<ModelFiles> open_snapshot(const HubId& id, const fs::path& snapshot) {
   } else {
     files = open_gguf_file(snapshot / id.file);
   }
-  if (files.ok()) files.value().name = id.repository;
+  if (files.ok())
+    files.value().name = id.repository + (id.file.empty() ? std::string() : ":" + id.file);
   return files;
 }
 

@@ -13,7 +13,8 @@ namespace mesh::formats {
 // Texts are the whole files (of GGUF models: made from the metadata); one that the model does not
 // have is empty (a model without tokenizer can still be evaluated by ids).
 struct ModelFiles {
-  std::string name;  // "ORG/NAME" of the hub, a GGUF file's own, the directory's, or "pocket"
+  std::string name;  // "ORG/NAME" or "ORG/NAME:FILE" of the hub, a GGUF file's own, the
+                     // directory's, or "pocket"
   std::string config_json;
   std::string generation_config_json;
   std::string tokenizer_json;
