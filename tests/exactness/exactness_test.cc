@@ -175,11 +175,13 @@ class Run {
       const auto patterns = cut_patterns(subject.spec.layers);
       const auto pattern = static_cast<std::size_t>(row[1]);
       if (options_.product) {
-        // A smaller model has fewer patterns; the big one takes each combination of the other
-        // factors with one of them.
+        // A smaller model has fewer patterns; the big one and the quantised ones take each
+        // combination of the other factors with one of them.
         if (pattern >= patterns.size()) continue;
         const std::size_t others = i % (rows.size() / (subjects_.size() * most_cuts));
-        if (subject.size == Size::kBig && others % patterns.size() != pattern) continue;
+        if ((subject.size == Size::kBig || subject.one_cut_each) &&
+            others % patterns.size() != pattern)
+          continue;
       }
       run_one(subject, patterns[pattern % patterns.size()],
               kBatchRows[static_cast<std::size_t>(row[2])],

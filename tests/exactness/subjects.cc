@@ -79,6 +79,50 @@ Result<Subject> make_moe_subject() {
   return make_subject("random-experts", Size::kSmall, std::move(files));
 }
 
+// Every GGUF fixture of a family that is computed; of split files the first part names the whole.
+Result<void> add_gguf_subjects(std::vector<Subject>& subjects) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(MESH_TEST_DATA "/gguf")) {
+    const std::string name = entry.path().filename().string();
+    if (entry.path().extension() == ".gguf" && name.find("-split-") == std::string::npos &&
+        name.rfind("gpt-oss", 0) != 0)
+      files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const std::filesystem::path& path : files) {
+    MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, formats::open_model(path.string(), {}));
+    MESH_ASSIGN_OR_RETURN(Subject subject,
+                          make_subject(path.filename().string(), Size::kTiny, std::move(model)));
+    subject.one_cut_each = true;
+    subjects.push_back(std::move(subject));
+  }
+  return {};
+}
+
+// The types of which there is no fixture, and experts in a mixture of types.
+Result<void> add_random_quantised(std::vector<Subject>& subjects) {
+  using tensor::DType;
+  for (const DType type :
+       {DType::kQ2_K, DType::kQ3_K, DType::kIQ4_XS, DType::kMXFP4, DType::kQ4_K}) {
+    model::RandomModelOptions shape;
+    shape.family = type == DType::kQ4_K ? "qwen3_moe" : "qwen3";
+    shape.layers = 3;
+    shape.hidden = 256;
+    shape.intermediate = 768;
+    shape.expert_intermediate = 256;
+    shape.head_dim = 64;
+    shape.dtype = type;
+    shape.mixed = type == DType::kQ4_K;
+    MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, model::make_random_model(shape));
+    MESH_ASSIGN_OR_RETURN(Subject subject,
+                          make_subject("random-" + std::string(tensor::dtype_name(type)),
+                                       Size::kTiny, std::move(files)));
+    subject.one_cut_each = true;
+    subjects.push_back(std::move(subject));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::vector<Subject>> make_subjects(bool with_big) {
@@ -98,6 +142,8 @@ Result<std::vector<Subject>> make_subjects(bool with_big) {
   subjects.push_back(std::move(pocket));
   MESH_ASSIGN_OR_RETURN(Subject experts, make_moe_subject());
   subjects.push_back(std::move(experts));
+  MESH_RETURN_IF_ERROR(add_gguf_subjects(subjects));
+  MESH_RETURN_IF_ERROR(add_random_quantised(subjects));
   if (!with_big) return subjects;
   model::RandomModelOptions shape;
   shape.family = "qwen3";

@@ -18,14 +18,16 @@ enum class Size { kTiny, kSmall, kBig };
 struct Subject {
   std::string name;
   Size size = Size::kTiny;
+  bool one_cut_each = false;  // the product takes each combination of the others with one cut
   formats::ModelFiles files;
   model::ModelSpec spec;
   std::vector<std::vector<TokenId>>
       contents;  // token sequences, the first one long, fixed per name
 };
 
-// Every directory of tests/data/models, the built-in model, and random ones: 4 layers with 24
-// experts of which 5 are chosen, and 4 layers, hidden 1024, intermediate 2840 and vocabulary 32769
+// Every directory of tests/data/models, every GGUF file whose family is computed, the built-in
+// model, and random ones: quantised types of which there is no file, 4 layers with 24 experts of
+// which 5 are chosen, and 4 layers, hidden 1024, intermediate 2840 and vocabulary 32769
 // with its tensors in memory.
 Result<std::vector<Subject>> make_subjects(bool with_big);
 
