@@ -20,6 +20,7 @@
 #include "net/io_thread.h"
 #include "net/tls_transport.h"
 #include "node/mesh_node.h"
+#include "scheduler/layer_allocation.h"
 
 namespace mesh::bench {
 namespace {
@@ -59,6 +60,21 @@ Result<node::LocalModel> local_model(const formats::ModelFiles& files,
 }
 
 }  // namespace
+
+Result<std::vector<LayerRange>> planned_stages(std::size_t nodes) {
+  MESH_ASSIGN_OR_RETURN(const formats::ModelFiles files, model::make_random_model(model_options()));
+  MESH_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::parse_config(files));
+  MESH_ASSIGN_OR_RETURN(const node::LocalModel local, local_model(files, spec));
+  std::vector<scheduler::NodeCapacity> capacities(nodes);
+  for (std::size_t i = 0; i < nodes; ++i) {
+    capacities[i].id.bytes[0] = static_cast<std::uint8_t>(i);
+    capacities[i].memory = kMemory;
+  }
+  MESH_ASSIGN_OR_RETURN(const auto stages, scheduler::allocate_layers(local.cost, capacities));
+  std::vector<LayerRange> ranges;
+  for (const auto& stage : stages) ranges.push_back(stage.layers);
+  return ranges;
+}
 
 // Members are destroyed in reverse order; what uses the loop is let go on it before it ends.
 struct LocalMesh::Node {
@@ -120,6 +136,7 @@ Result<void> LocalMesh::add_node(const MeshOptions& options, std::size_t index) 
   engine::EngineOptions engine_options;
   engine_options.stage.pages = options.pages;
   engine_options.now = [] { return now(); };
+  engine_options.leaving = [&io = n.io] { io.expect(); };
   Result<void> made;
   run_on(n.loop, [&] {
     auto engine = engine::EngineCompute::make(std::move(backend), std::move(files), n.loop,

@@ -22,7 +22,11 @@ struct MeshOptions {
 // The model of every mesh here: llama, 8 layers, hidden 1024, context 8192, weights by a seed.
 inline constexpr std::uint32_t kModelLayers = 8;
 inline constexpr std::uint32_t kModelHidden = 1024;
-inline constexpr std::uint32_t kModelVocabulary = 8192;
+// Its head is as much work as 2.2 layers.
+inline constexpr std::uint32_t kModelVocabulary = 24576;
+
+// The ranges that the planner gives to so many nodes of equal memory.
+Result<std::vector<LayerRange>> planned_stages(std::size_t nodes);
 
 class LocalMesh {
  public:
