@@ -36,6 +36,14 @@ Result<double> block(LocalMesh& mesh, const Options& options, std::uint64_t numb
   return measure::ms_per_token(running.stream->times());
 }
 
+// Milliseconds that the engines of all stages computed per decode step since `begin`.
+double computed_ms(const LocalMesh& mesh, Instant begin) {
+  double sum = 0;
+  for (std::size_t stage = 0; stage < mesh.stages(); ++stage)
+    sum += measure::mean_decode_ms(measure::between(mesh.records(stage), begin, now()));
+  return sum;
+}
+
 // Two stages against one, block by block, so that a slow minute of the machine meets both.
 Result<void> measure_rate(LocalMesh& one, LocalMesh& two, const Options& options, Report& report) {
   HopOptions hop_options;
@@ -44,17 +52,26 @@ Result<void> measure_rate(LocalMesh& one, LocalMesh& two, const Options& options
   MESH_ASSIGN_OR_RETURN(const std::vector<double> hops, hop_times(hop_options));
   const double hop_ms = percentile(hops, 0.5) / 1000;
   std::vector<double> shares, singles, doubles;
+  std::vector<double> single_computed, double_computed;
   for (std::uint32_t i = 0; i < options.blocks + 1; ++i) {
+    const Instant begin = now();
     MESH_ASSIGN_OR_RETURN(const double single_ms, block(one, options, i));
     MESH_ASSIGN_OR_RETURN(const double double_ms, block(two, options, i));
     if (i == 0) continue;  // warms both up
     singles.push_back(single_ms);
     doubles.push_back(double_ms);
+    single_computed.push_back(computed_ms(one, begin));
+    double_computed.push_back(computed_ms(two, begin));
     shares.push_back((single_ms + 2 * hop_ms) / double_ms);
   }
   report.value("rate: one stage", 1000 / percentile(singles, 0.5), "tokens/s");
   report.value("rate: two stages", 1000 / percentile(doubles, 0.5), "tokens/s");
   report.value("rate: one hop, p50", hop_ms * 1000, "us");
+  const double single_ms = percentile(singles, 0.5), double_ms = percentile(doubles, 0.5);
+  const double in_one = percentile(single_computed, 0.5), in_two = percentile(double_computed, 0.5);
+  report.value("rate: beside computing, one stage", (single_ms - in_one) * 1000, "us");
+  report.value("rate: beside computing, two stages", (double_ms - in_two) * 1000, "us");
+  report.value("rate: two stages compute longer than one by", (in_two - in_one) * 1000, "us");
   report.at_least("rate: share of 1 / (t_single + 2 hops)", percentile(shares, 0.5), kRateBar, "");
   return {};
 }
@@ -129,7 +146,8 @@ Result<void> measure(const Options& options, Report& report) {
   measure::LocalMeshOptions mesh;
   mesh.model = bench_model;
   mesh.threads = options.threads > 0 ? options.threads : std::max(1, node::core_count() / 2);
-  mesh.stages = {{0, kModelLayers / 2}, {kModelLayers / 2, kModelLayers}};
+  MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, bench_model());
+  MESH_ASSIGN_OR_RETURN(mesh.stages, measure::planned_stages(std::move(model), 2));
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<LocalMesh> two, LocalMesh::start(mesh));
   report.value("threads of each stage", mesh.threads, "");
   if (all || options.rate) {

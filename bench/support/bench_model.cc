@@ -12,7 +12,7 @@ Result<formats::ModelFiles> bench_model() {
   options.heads = 16;
   options.kv_heads = 4;
   options.head_dim = 64;
-  options.vocabulary = 8192;
+  options.vocabulary = 24576;
   options.context = 8192;
   return model::make_random_model(options);
 }

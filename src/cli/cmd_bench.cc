@@ -51,21 +51,6 @@ Result<Subject> subject(const BenchOptions& o) {
   return out;
 }
 
-// Equal numbers of layers, the first stages one more if it does not divide.
-Result<std::vector<LayerRange>> split(std::uint32_t layers, std::uint32_t stages) {
-  if (stages > layers)
-    return Error(Code::kInvalidArgument,
-                 fmt::format("--stages {}: the model has {} layers", stages, layers));
-  std::vector<LayerRange> ranges;
-  std::uint32_t begin = 0;
-  for (std::uint32_t i = 0; i < stages; ++i) {
-    const std::uint32_t count = layers / stages + (i < layers % stages ? 1 : 0);
-    ranges.push_back({begin, begin + count});
-    begin += count;
-  }
-  return ranges;
-}
-
 struct Outcome {
   std::string name;
   std::uint32_t stages = 1;
@@ -142,7 +127,13 @@ Result<Outcome> measure_all(const BenchOptions& o, Console& console) {
   out.threads = o.threads > 0 ? o.threads : share;
   measure::LocalMeshOptions mesh_options;
   mesh_options.model = what.open;
-  MESH_ASSIGN_OR_RETURN(mesh_options.stages, split(what.layers, o.stages));
+  if (o.stages > what.layers)
+    return Error(Code::kInvalidArgument,
+                 fmt::format("--stages {}: the model has {} layers", o.stages, what.layers));
+  if (o.stages > 1) {
+    MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, what.open());
+    MESH_ASSIGN_OR_RETURN(mesh_options.stages, measure::planned_stages(std::move(files), o.stages));
+  }
   mesh_options.threads = out.threads;
   mesh_options.isa = o.isa;
   mesh_options.pages = measure::pages_needed(speed);

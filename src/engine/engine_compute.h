@@ -18,6 +18,9 @@ struct EngineOptions {
   StageOptions stage;
   // Monotonic time for StepOutput::compute, called on the compute thread; none: durations are 0.
   std::function<Instant()> now;
+  // Called on the compute thread when a step over a part of the layers has been handed to the
+  // control loop, which will send what it gives to another node.
+  std::function<void()> leaving;
 };
 
 // Belongs to the control loop: construct, call and destroy it there. The compute thread alone

@@ -154,6 +154,8 @@ void RealLoop::post(std::function<void()> task) {
   }
   if (impl.ended) return;
   impl.tasks.push_back(std::move(task));
+  // The woken thread shall find the mutex free. A poster's loop outlives its call.
+  lock.unlock();
   impl.ready.notify_one();
 }
 

@@ -19,6 +19,7 @@
 #include "node/machine.h"
 #include "node/mesh_node.h"
 #include "node/model_catalog.h"
+#include "scheduler/layer_allocation.h"
 
 namespace mesh::measure {
 namespace {
@@ -32,6 +33,20 @@ const net::ClusterKey& cluster() {
 }
 
 }  // namespace
+
+Result<std::vector<LayerRange>> planned_stages(formats::ModelFiles files, std::size_t nodes) {
+  MESH_ASSIGN_OR_RETURN(const node::OpenedModel model, node::describe_model(std::move(files)));
+  std::vector<scheduler::NodeCapacity> capacities(nodes);
+  for (std::size_t i = 0; i < nodes; ++i) {
+    capacities[i].id.bytes[0] = static_cast<std::uint8_t>(i);
+    capacities[i].memory = node::available_memory();
+  }
+  MESH_ASSIGN_OR_RETURN(const auto stages,
+                        scheduler::allocate_layers(model.local.cost, capacities));
+  std::vector<LayerRange> ranges;
+  for (const auto& stage : stages) ranges.push_back(stage.layers);
+  return ranges;
+}
 
 // Members are destroyed in reverse order; what uses the loop is let go on it before it ends.
 struct LocalMesh::Node {
@@ -93,6 +108,7 @@ Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t in
   engine_options.stage.pages = options.pages;
   engine_options.stage.kv_type = options.kv_type;
   engine_options.now = [] { return now(); };
+  engine_options.leaving = [&io = n.io] { io.expect(); };
   Result<void> made;
   run_on(n.loop, [&] {
     auto engine = engine::EngineCompute::make(std::move(backend), std::move(model.files), n.loop,

@@ -28,6 +28,10 @@ struct LocalMeshOptions {
   std::optional<ops::DType> kv_type = std::nullopt;
 };
 
+// The ranges that the planner gives to so many nodes that have as much memory as this machine.
+// Errors: those of the model, resource_exhausted and the like of scheduler::allocate_layers().
+Result<std::vector<LayerRange>> planned_stages(formats::ModelFiles files, std::size_t nodes);
+
 class LocalMesh {
  public:
   // Starts the nodes and waits until the first one has a route through all. Errors: those of the

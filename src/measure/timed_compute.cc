@@ -68,6 +68,17 @@ double busy_share(const std::vector<StepRecord>& records, Instant begin, Instant
   return to_seconds(busy) / to_seconds(end - begin);
 }
 
+double mean_decode_ms(const std::vector<StepRecord>& records) {
+  std::size_t steps = 0;
+  double sum = 0;
+  for (const StepRecord& record : records) {
+    if (!record.decode_only()) continue;
+    ++steps;
+    sum += to_milliseconds(record.compute);
+  }
+  return steps == 0 ? 0 : sum / static_cast<double>(steps);
+}
+
 double mean_decode_batch(const std::vector<StepRecord>& records) {
   std::size_t steps = 0, sequences = 0;
   for (const StepRecord& record : records) {

@@ -46,6 +46,8 @@ class TimedCompute final : public engine::Compute {
 std::vector<StepRecord> between(const std::vector<StepRecord>& records, Instant begin, Instant end);
 // Share of the time in which the engine computed.
 double busy_share(const std::vector<StepRecord>& records, Instant begin, Instant end);
+// Mean milliseconds of the steps without prompt rows; 0 without any.
+double mean_decode_ms(const std::vector<StepRecord>& records);
 // Mean sequences of the steps without prompt rows; 0 without any.
 double mean_decode_batch(const std::vector<StepRecord>& records);
 

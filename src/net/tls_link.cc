@@ -1,6 +1,5 @@
 #include "net/tls_link.h"
 
-#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
@@ -8,7 +7,6 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
@@ -16,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "net/tls_records.h"
 #include "wire/frame.h"
 
 namespace mesh::net {
@@ -26,20 +25,18 @@ using asio::ip::tcp;
 using ErrorCode = boost::system::error_code;
 
 constexpr std::size_t kReadBytes = 64u << 10;
+constexpr std::size_t kRecordBytes = 16u << 10;      // of plaintext in one TLS record
 constexpr std::size_t kDirectReadBytes = 16u << 10;  // from here on read into the frame itself
 
 std::size_t size_of(const env::Frame& frame) {
   return frame.header.size() + frame.payload.size();
 }
 
-// Why an operation failed, without the library's file names and numbers.
+constexpr const char* kClosedByPeer = "the other side closed the connection";
+
+// Why an operation on a socket failed.
 std::string reason(const ErrorCode& code) {
-  if (code == asio::error::eof || code == asio::ssl::error::stream_truncated)
-    return "the other side closed the connection";
-  if (code.category() == asio::error::get_ssl_category()) {
-    const char* text = ::ERR_reason_error_string(static_cast<unsigned long>(code.value()));
-    if (text != nullptr) return text;
-  }
+  if (code == asio::error::eof) return kClosedByPeer;
   std::string text = code.message();
   if (!text.empty() && text.front() >= 'A' && text.front() <= 'Z')
     text.front() = static_cast<char>(text.front() + 32);
@@ -77,8 +74,8 @@ bool speaks_mesh(SSL* ssl) {
 
 class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
  public:
-  Link(asio::io_context& io, SSL* ssl, std::shared_ptr<Host> host)
-      : host_(std::move(host)), stream_(tcp::socket(io), ssl), resolver_(io), deadline_(io) {}
+  Link(asio::io_context& io, ssl_ctx_st* context, std::shared_ptr<Host> host)
+      : host_(std::move(host)), socket_(io), tls_(context), resolver_(io), deadline_(io) {}
 
   void dial(const env::Address& address) override;
   void accept(int descriptor, bool v6, const env::Address& remote) override;
@@ -100,17 +97,21 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
 
   void connect(const tcp::resolver::results_type& endpoints);
   void handshake();
-  void on_handshake(const ErrorCode& code);
+  void shake();
+  void on_shaken(TlsRecords::Outcome outcome);
+  void on_handshake();
+  void handshake_failed(const std::string& why);
   void enter(const PeerId& peer);
   void become_up();
-  void end_of_stream(const ErrorCode& code);
+  void end_of_stream(const std::string& why);
   void end(const Error& why);
   void set_deadline(Duration delay, std::string what);
   Error unreachable(const std::string& why) const;
   Error lost(const std::string& why) const;
 
   void read();
-  void on_read(std::size_t count);
+  bool decrypt();
+  void receive();
   void consume();
   bool start_frame();
   void finish_frame();
@@ -119,11 +120,14 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
 
   void push_signal(Signal signal, std::string_view text);
   void write();
+  void transmit();
+  std::span<const std::byte> next_piece();
   void gather();
   void on_written(const ErrorCode& code);
 
   const std::shared_ptr<Host> host_;
-  asio::ssl::stream<tcp::socket> stream_;
+  tcp::socket socket_;
+  TlsRecords tls_;
   tcp::resolver resolver_;
   asio::steady_timer deadline_;
   std::uint64_t deadline_round_ = 0;  // an expiry that was already queued must not count
@@ -147,6 +151,8 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
   std::deque<env::Frame> urgent_, bulk_;
   bool writing_ = false;
   std::vector<std::byte> out_;
+  std::size_t out_at_ = 0;           // encrypted up to here
+  std::vector<std::byte> sending_;   // ciphertext under way
   std::optional<env::Frame> large_;  // its payload from large_at_ on follows out_
   std::size_t large_at_ = 0;
   std::size_t written_bytes_ = 0;  // of the queue, by the write under way
@@ -199,7 +205,7 @@ void Link::dial(const env::Address& address) {
 }
 
 void Link::connect(const tcp::resolver::results_type& endpoints) {
-  asio::async_connect(stream_.next_layer(), endpoints,
+  asio::async_connect(socket_, endpoints,
                       [self = shared_from_this()](const ErrorCode& code, const tcp::endpoint&) {
                         if (self->phase_ == Phase::kEnded) return;
                         if (code) return self->end(self->unreachable(reason(code)));
@@ -210,7 +216,7 @@ void Link::connect(const tcp::resolver::results_type& endpoints) {
 void Link::accept(int descriptor, bool v6, const env::Address& remote) {
   remote_ = remote;
   ErrorCode code;
-  stream_.next_layer().assign(v6 ? tcp::v6() : tcp::v4(), descriptor, code);
+  socket_.assign(v6 ? tcp::v6() : tcp::v4(), descriptor, code);
   if (code) return end(unreachable(reason(code)));
   handshake();
 }
@@ -218,30 +224,55 @@ void Link::accept(int descriptor, bool v6, const env::Address& remote) {
 void Link::handshake() {
   phase_ = Phase::kHandshaking;
   ErrorCode ignored;
-  stream_.next_layer().set_option(tcp::no_delay(true), ignored);
-  stream_.next_layer().set_option(asio::socket_base::keep_alive(true), ignored);
+  socket_.set_option(tcp::no_delay(true), ignored);
+  socket_.set_option(asio::socket_base::keep_alive(true), ignored);
   set_deadline(limits::kHandshakeDeadline,
                fmt::format("TLS handshake with {} did not end within {} s; is that a toolkit-mesh "
                            "node of this version?",
                            remote_.to_string(), to_seconds(limits::kHandshakeDeadline)));
-  stream_.async_handshake(
-      outbound_ ? asio::ssl::stream_base::client : asio::ssl::stream_base::server,
-      [self = shared_from_this()](const ErrorCode& code) {
-        if (self->phase_ != Phase::kEnded) self->on_handshake(code);
-      });
+  socket_.non_blocking(true, ignored);
+  tls_.start(outbound_);
+  shake();
 }
 
-void Link::on_handshake(const ErrorCode& code) {
-  const auto failed = [this](const std::string& why) {
-    end(Error(Code::kUnavailable,
-              fmt::format("TLS handshake with {} failed: {}; is that a toolkit-mesh node of this "
-                          "version?",
-                          remote_.to_string(), why)));
-  };
-  if (code) return failed(reason(code));
-  if (!speaks_mesh(stream_.native_handle())) return failed("it does not speak mesh/1");
-  const std::optional<PeerId> peer = peer_of(stream_.native_handle());
-  if (!peer) return failed("it shows no node key");
+// One turn of the handshake: what it has to say goes out before anything else is done.
+void Link::shake() {
+  const TlsRecords::Outcome outcome = tls_.handshake();
+  if (tls_.outgoing().empty()) return on_shaken(outcome);
+  asio::async_write(socket_, asio::buffer(tls_.outgoing()),
+                    [self = shared_from_this(), outcome](const ErrorCode& code, std::size_t) {
+                      if (self->phase_ == Phase::kEnded) return;
+                      self->tls_.outgoing().clear();
+                      if (code && outcome != TlsRecords::Outcome::kFailed)
+                        return self->handshake_failed(reason(code));
+                      self->on_shaken(outcome);
+                    });
+}
+
+void Link::on_shaken(TlsRecords::Outcome outcome) {
+  if (outcome == TlsRecords::Outcome::kDone) return on_handshake();
+  if (outcome == TlsRecords::Outcome::kFailed) return handshake_failed(tls_.why());
+  const std::span<std::byte> room = tls_.room();
+  socket_.async_read_some(asio::buffer(room.data(), room.size()),
+                          [self = shared_from_this()](const ErrorCode& code, std::size_t count) {
+                            if (self->phase_ == Phase::kEnded) return;
+                            if (code) return self->handshake_failed(reason(code));
+                            self->tls_.received(count);
+                            self->shake();
+                          });
+}
+
+void Link::handshake_failed(const std::string& why) {
+  end(Error(Code::kUnavailable,
+            fmt::format("TLS handshake with {} failed: {}; is that a toolkit-mesh node of this "
+                        "version?",
+                        remote_.to_string(), why)));
+}
+
+void Link::on_handshake() {
+  if (!speaks_mesh(tls_.ssl())) return handshake_failed("it does not speak mesh/1");
+  const std::optional<PeerId> peer = peer_of(tls_.ssl());
+  if (!peer) return handshake_failed("it shows no node key");
   if (*peer == host_->self())
     return end(Error(Code::kInvalidArgument, remote_.to_string() + " is this node itself"));
   enter(*peer);
@@ -286,13 +317,9 @@ void Link::close_gracefully(std::string reason) {
   resume_reading();  // a paused link must see the end of the stream
 }
 
-void Link::end_of_stream(const ErrorCode& code) {
-  if (phase_ == Phase::kChosen)
-    return end(Error(Code::kUnavailable,
-                     fmt::format("TLS handshake with {} failed: {}; is that a toolkit-mesh node of "
-                                 "this version?",
-                                 remote_.to_string(), reason(code))));
-  end(lost(reason(code)));
+void Link::end_of_stream(const std::string& why) {
+  if (phase_ == Phase::kChosen) return handshake_failed(why);
+  end(lost(why));
 }
 
 void Link::end(const Error& why) {
@@ -301,51 +328,80 @@ void Link::end(const Error& why) {
   ErrorCode ignored;
   // What a peer did not take in time shall not linger in the kernel.
   if (phase_ == Phase::kClosing && !sent_all_)
-    stream_.next_layer().set_option(asio::socket_base::linger(true, 0), ignored);
+    socket_.set_option(asio::socket_base::linger(true, 0), ignored);
   else
-    stream_.next_layer().shutdown(tcp::socket::shutdown_both, ignored);
+    socket_.shutdown(tcp::socket::shutdown_both, ignored);
   phase_ = Phase::kEnded;
   ++deadline_round_;
   deadline_.cancel();
   resolver_.cancel();
-  stream_.next_layer().close(ignored);
+  socket_.close(ignored);
   host_->on_end(*this, verdict_ ? *verdict_ : why);
 }
 
 // --- reading -------------------------------------------------------------------------------------
 
+// Decrypts and consumes what has come, then waits for more.
 void Link::read() {
-  if (reading_ || phase_ == Phase::kEnded || (share_->paused && phase_ != Phase::kClosing)) return;
-  reading_ = true;
-  asio::mutable_buffer room;
-  if (frame_ && frame_filled_ >= frame_->header.size() &&
-      size_of(*frame_) - frame_filled_ >= kDirectReadBytes) {
-    const std::size_t at = frame_filled_ - frame_->header.size();
-    room = asio::buffer(frame_->payload.data() + at, frame_->payload.size() - at);
+  while (!reading_ && phase_ != Phase::kEnded && (!share_->paused || phase_ == Phase::kClosing)) {
+    if (!decrypt()) break;
+    consume();
+  }
+  // Reading gives answers of TLS itself, a few bytes each.
+  if (phase_ == Phase::kEnded || tls_.outgoing().empty()) return;
+  if (writing_ && tls_.outgoing().size() > limits::kWriteBatchBytes)
+    return end(lost("it asks for answers that it does not read"));
+  write();
+}
+
+// False when there is nothing more to consume now.
+bool Link::decrypt() {
+  std::span<std::byte> room;
+  const bool direct = frame_ && frame_filled_ >= frame_->header.size() &&
+                      size_of(*frame_) - frame_filled_ >= kDirectReadBytes;
+  if (direct) {
+    room = frame_->payload.span().subspan(frame_filled_ - frame_->header.size());
   } else {
     std::copy(in_.begin() + static_cast<std::ptrdiff_t>(in_begin_),
               in_.begin() + static_cast<std::ptrdiff_t>(in_end_), in_.begin());
     in_end_ -= in_begin_;
     in_begin_ = 0;
-    room = asio::buffer(in_.data() + in_end_, in_.size() - in_end_);
+    room = std::span(in_).subspan(in_end_);
   }
-  const bool direct = room.data() != in_.data() + in_end_;
-  stream_.async_read_some(
-      room, [self = shared_from_this(), direct](const ErrorCode& code, std::size_t count) {
-        self->reading_ = false;
-        if (self->phase_ == Phase::kEnded) return;
-        if (code) return self->end_of_stream(code);
-        if (direct)
-          self->frame_filled_ += count;
-        else
-          self->in_end_ += count;
-        self->consume();
-      });
+  std::size_t count = 0;
+  switch (tls_.read(room, count)) {
+    case TlsRecords::Outcome::kDone:
+      (direct ? frame_filled_ : in_end_) += count;
+      return true;
+    case TlsRecords::Outcome::kWantsInput:
+      receive();
+      return false;
+    case TlsRecords::Outcome::kFailed:
+      break;
+  }
+  ErrorCode ignored;  // the alert, if it goes out at once
+  if (!writing_) socket_.write_some(asio::buffer(tls_.outgoing()), ignored);
+  end_of_stream(tls_.why().empty() ? kClosedByPeer : tls_.why());
+  return false;
+}
+
+void Link::receive() {
+  reading_ = true;
+  const std::span<std::byte> room = tls_.room();
+  socket_.async_read_some(asio::buffer(room.data(), room.size()),
+                          [self = shared_from_this()](const ErrorCode& code, std::size_t count) {
+                            self->reading_ = false;
+                            if (self->phase_ == Phase::kEnded) return;
+                            if (code) return self->end_of_stream(reason(code));
+                            self->tls_.received(count);
+                            self->read();
+                          });
 }
 
 void Link::resume_reading() {
   if (phase_ == Phase::kEnded || !share_ || reading_) return;
   consume();
+  read();
 }
 
 // Takes whole frames out of the read buffer as long as there are any and the inbox has room.
@@ -353,7 +409,7 @@ void Link::consume() {
   if (phase_ == Phase::kClosing) {
     in_begin_ = in_end_ = 0;
     frame_.reset();
-    return read();
+    return;
   }
   while (phase_ == Phase::kChosen || phase_ == Phase::kUp) {
     if (share_->paused) return;
@@ -373,7 +429,6 @@ void Link::consume() {
     if (frame_filled_ < size_of(*frame_)) break;
     finish_frame();
   }
-  if (phase_ != Phase::kEnded) read();
 }
 
 // False when more bytes are needed, or the link has ended. What the first frames may announce is
@@ -479,30 +534,61 @@ void Link::push_signal(Signal signal, std::string_view text) {
 void Link::write() {
   if (writing_ || phase_ == Phase::kEnded) return;
   gather();
-  if (out_.empty()) {
+  if (out_.empty() && tls_.outgoing().empty()) {
     if (phase_ == Phase::kClosing && !sent_all_) {
       sent_all_ = true;
       ErrorCode ignored;
-      stream_.next_layer().shutdown(tcp::socket::shutdown_send, ignored);
+      socket_.shutdown(tcp::socket::shutdown_send, ignored);
     }
     return;
   }
   writing_ = true;
-  asio::async_write(
-      stream_, asio::buffer(out_), [self = shared_from_this()](const ErrorCode& code, std::size_t) {
-        if (code || !self->large_ || self->phase_ == Phase::kEnded) return self->on_written(code);
-        const Buffer& payload = self->large_->payload;
-        asio::async_write(
-            self->stream_,
-            asio::buffer(payload.data() + self->large_at_, payload.size() - self->large_at_),
-            [self](const ErrorCode& later, std::size_t) { self->on_written(later); });
-      });
+  transmit();
+}
+
+// The socket mostly has room at once, and then no turn of the I/O thread is needed: the receiver
+// decrypts a record while the next one is encrypted. A turn writes a batch, so that other links
+// get theirs.
+void Link::transmit() {
+  std::size_t sent = 0;
+  for (std::size_t written = 0; written < limits::kWriteBatchBytes; written += sent) {
+    if (tls_.write(next_piece()) == TlsRecords::Outcome::kFailed) return end(lost(tls_.why()));
+    sending_.clear();
+    sending_.swap(tls_.outgoing());  // reading may add to the latter meanwhile
+    sent = 0;
+    if (sending_.empty() && urgent_.empty() && bulk_.empty()) return on_written({});
+    if (sending_.empty()) break;
+    ErrorCode code;
+    sent = socket_.write_some(asio::buffer(sending_), code);
+    if (code && code != asio::error::would_block) return on_written(code);
+    if (sent < sending_.size()) break;
+  }
+  asio::async_write(socket_, asio::buffer(sending_.data() + sent, sending_.size() - sent),
+                    [self = shared_from_this()](const ErrorCode& code, std::size_t) {
+                      if (code || self->phase_ == Phase::kEnded) return self->on_written(code);
+                      if (self->out_at_ == self->out_.size() && !self->large_)
+                        return self->on_written({});
+                      self->transmit();
+                    });
+}
+
+// The bytes of the next record: of out_, then of the large payload.
+std::span<const std::byte> Link::next_piece() {
+  const auto take = [](std::span<const std::byte> bytes, std::size_t& at) {
+    const std::size_t count = std::min(bytes.size() - at, kRecordBytes);
+    at += count;
+    return bytes.subspan(at - count, count);
+  };
+  if (out_at_ < out_.size() || !large_) return take(out_, out_at_);
+  if (large_at_ == large_->payload.size()) large_.reset();
+  return large_ ? take(large_->payload.span(), large_at_) : std::span<const std::byte>{};
 }
 
 // Fills out_ with as many small frames as fit; one that does not fit starts in it and goes on from
 // its own payload.
 void Link::gather() {
   out_.clear();
+  out_at_ = 0;
   out_.reserve(limits::kWriteBatchBytes + limits::kFrameHeaderBytes + wire::kFramePrefixBytes);
   while (out_.size() < limits::kWriteBatchBytes) {
     std::deque<env::Frame>& queue = urgent_.empty() ? bulk_ : urgent_;
@@ -549,9 +635,7 @@ bool LinkShare::has_room() const {
 
 std::shared_ptr<TlsLink> TlsLink::create(boost::asio::io_context& io, ssl_ctx_st* context,
                                          std::shared_ptr<Host> host) {
-  SSL* ssl = SSL_new(context);
-  MESH_CHECK(ssl != nullptr, "out of memory");
-  return std::make_shared<Link>(io, ssl, std::move(host));  // the stream owns it
+  return std::make_shared<Link>(io, context, std::move(host));
 }
 
 }  // namespace mesh::net

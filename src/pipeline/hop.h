@@ -156,6 +156,7 @@ class Hop {
     std::vector<TokenId> tokens;  // of every row, passed on to the next stage
     std::vector<Wanted> wanted;
     std::size_t decode_rows = 0;
+    Instant submitted;
   };
 
   // hop_open.cc
@@ -194,6 +195,7 @@ class Hop {
   void pump();
   bool whole_ring() const { return holding_.layers == LayerRange{0, compute_.shape().layers}; }
   void step_done(const Flight& flight, Result<engine::StepOutput> output);
+  void pass_on(const Flight& flight, const engine::StepOutput& output);
   void account(const Flight& flight, const Result<engine::StepOutput>& output);
   void forward(const Flight& flight, const engine::StepOutput& output);
   void send_micro_batch(RouteHandle route, const Flight& flight,

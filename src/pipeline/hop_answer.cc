@@ -53,9 +53,8 @@ void Hop::return_tokens(const Flight& flight, const engine::StepOutput& output) 
   std::map<PeerId, wire::Tokens> tokens;
   for (std::size_t i = 0; i < flight.wanted.size(); ++i) {
     const Wanted& wanted = flight.wanted[i];
-    const auto found = sequences_.find(wanted.sequence);
-    if (found == sequences_.end()) continue;
-    Sequence& sequence = found->second;
+    Sequence& sequence = sequences_.at(wanted.sequence);
+    if (sequence.closing) continue;
     const SampledToken& sampled = output.sampled[i];
     wire::TokenRow row;
     row.sequence = wanted.sequence;

@@ -42,6 +42,7 @@ void Hop::pump() {
   std::optional<engine::BatchPlan> plan = batcher_->next(step_limits());
   if (!plan.has_value()) return;
   Flight flight;
+  flight.submitted = env_.clock.now();
   flight.parts = plan->parts;
   flight.tokens = plan->tokens;
   std::vector<engine::SampleRows> samples;
@@ -69,6 +70,9 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
   if (output.ok() && output->residual_out.empty() && output->sampled.size() != flight.wanted.size())
     output = Error(Code::kInternal, fmt::format("{} tokens sampled, {} wanted",
                                                 output->sampled.size(), flight.wanted.size()));
+  // The next stage waits for this: everything else is done while the rows are on their way. Until
+  // then the sequences count as in flight, so that one that fails stays to be accounted for.
+  if (output.ok()) pass_on(flight, *output);
   step_in_flight_ = false;
   flying_.clear();
   account(flight, output);
@@ -84,24 +88,28 @@ void Hop::step_done(const Flight& flight, Result<engine::StepOutput> output) {
     fail(all, why);
     return pump();
   }
-  std::vector<SequenceId> broken;
-  for (std::size_t s = 0; s < flight.parts.size(); ++s)
-    if (output->non_finite[s] != 0) broken.push_back(flight.parts[s].sequence);
-  if (!broken.empty())
-    fail(broken, Error(Code::kInternal,
-                       fmt::format("non_finite: layers {} gave numbers that are not finite",
-                                   holding_.layers.to_string())));
-  depart(flight);
-  if (output->residual_out.empty())
-    return_tokens(flight, *output);
-  else
-    forward(flight, *output);
   if (!whole_ring()) return pump();
   // The tokens come back on the next turn of the loop: these rows and those that waited meanwhile
   // make one batch, and not two that take turns for ever.
   env_.loop.post([this, alive = std::weak_ptr<bool>(alive_)] {
     if (!alive.expired()) pump();
   });
+}
+
+// What the step gives of the sequences that go on: to the next stage, or tokens.
+void Hop::pass_on(const Flight& flight, const engine::StepOutput& output) {
+  std::vector<SequenceId> broken;
+  for (std::size_t s = 0; s < flight.parts.size(); ++s)
+    if (output.non_finite[s] != 0) broken.push_back(flight.parts[s].sequence);
+  if (!broken.empty())
+    fail(broken, Error(Code::kInternal,
+                       fmt::format("non_finite: layers {} gave numbers that are not finite",
+                                   holding_.layers.to_string())));
+  depart(flight);
+  if (output.residual_out.empty())
+    return_tokens(flight, output);
+  else
+    forward(flight, output);
 }
 
 // What the step leaves behind whoever of its sequences has ended meanwhile: measurements, pages
@@ -131,8 +139,12 @@ void Hop::account(const Flight& flight, const Result<engine::StepOutput>& output
   const std::size_t prompt_rows = flight.tokens.size() - flight.decode_rows;
   metrics_.step(flight.decode_rows, prompt_rows, output->compute);
   cost_.observe(flight.decode_rows, prompt_rows, output->compute);
-  if (holding_.layers.begin == 0 && prompt_rows == 0)
-    pacer_.step(flight.decode_rows, output->compute);
+  if (holding_.layers.begin != 0 || prompt_rows != 0) return;
+  // The device alone does not bound the rate: a small model spends as long between its steps.
+  const Duration took = output->compute == Duration::zero()
+                            ? Duration::zero()
+                            : std::max(output->compute, env_.clock.now() - flight.submitted);
+  pacer_.step(flight.decode_rows, took);
 }
 
 // At stage 0: the decode rows of the step are one micro-batch from now on.
@@ -140,7 +152,7 @@ void Hop::depart(const Flight& flight) {
   if (holding_.layers.begin != 0) return;
   std::vector<SequenceId> batch;
   for (const engine::BatchPart& part : flight.parts)
-    if (part.decode && sequences_.contains(part.sequence)) batch.push_back(part.sequence);
+    if (part.decode && !sequences_.at(part.sequence).closing) batch.push_back(part.sequence);
   if (batch.empty()) return;
   pacer_.sent(batch, env_.clock.now());
   micro_batches_max_ = std::max(micro_batches_max_, pacer_.in_flight());
@@ -157,8 +169,8 @@ void Hop::forward(const Flight& flight, const engine::StepOutput& output) {
   // One micro-batch per route: its rows share the next stage and the 8-byte handle.
   std::map<RouteHandle, std::vector<const engine::BatchPart*>> routes;
   for (const engine::BatchPart& part : flight.parts) {
-    const auto found = sequences_.find(part.sequence);
-    if (found != sequences_.end()) routes[found->second.route].push_back(&part);
+    const Sequence& sequence = sequences_.at(part.sequence);
+    if (!sequence.closing) routes[sequence.route].push_back(&part);
   }
   for (const auto& [handle, parts] : routes) send_micro_batch(handle, flight, parts, output);
 }

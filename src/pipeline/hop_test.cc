@@ -268,10 +268,8 @@ TEST(HopTest, CountsStepsRowsAndPages) {
   has("mesh_backpressure_total{where=\"reader\"} 1");
 }
 
-// Steps of 10 ms here, 35 ms around the rest of the ring: with all streams in one batch this stage
-// would idle most of the time.
-TEST(HopTest, SpreadsStreamsOverTheRing) {
-  Stage a(kA, {0, 2}, 100);
+// 8 streams for 1000 turns: results come after 10 ms, tokens 35 ms later.
+void run_ring(Stage& a) {
   constexpr std::uint64_t kStreams = 8;
   struct Token {
     Instant due;
@@ -301,12 +299,27 @@ TEST(HopTest, SpreadsStreamsOverTheRing) {
       a.token(row.sequence.value, row.position + 1);
     }
   }
+}
+
+// With all streams in one batch this stage would idle most of the time.
+TEST(HopTest, SpreadsStreamsOverTheRing) {
+  Stage a(kA, {0, 2}, 100);
+  run_ring(a);
   EXPECT_GE(a.hop.micro_batches_max(), 4u);
   EXPECT_LT(a.hop.mean_decode_batch(), 3.0);
   EXPECT_TRUE(a.fails(kX).empty());
   a.hop.on_peer_down(kX);
   a.finish_all();
   EXPECT_EQ(a.hop.micro_batches(), 0u);
+}
+
+// What passes between two steps beside computing bounds the rate as well.
+TEST(HopTest, SpreadsStreamsOfASmallModelNoFurther) {
+  Stage a(kA, {0, 2}, 100);
+  a.compute.step_time = milliseconds(1);
+  run_ring(a);
+  EXPECT_GE(a.hop.micro_batches_max(), 4u);
+  EXPECT_GT(a.hop.mean_decode_batch(), 1.2);
 }
 
 // A prompt beside a running generation comes in pieces, without one as a whole.

@@ -23,8 +23,9 @@ namespace mesh::pipeline {
 // thread-safe: it belongs to the control loop.
 class RingPacer {
  public:
-  // A step of stage 0 that held these generations' rows and no prompt rows took so long. Durations
-  // of zero (a simulated engine) teach nothing; without any there is no cap.
+  // A step of stage 0 that held these generations' rows and no prompt rows took so long, from its
+  // submission to its result on the control loop. Durations of zero (a simulated engine) teach
+  // nothing; without any there is no cap.
   void step(std::size_t rows, Duration took) { steps_.observe(rows, 0, took); }
   // The rows of one step, one per sequence, have left for the next stage. A sequence that is out
   // already counts with its new batch.

@@ -20,13 +20,16 @@ constexpr double kMoveWeight = 0.05;
 constexpr std::size_t kExactNodes = 12;
 constexpr int kRounds = 8;
 
-// Bytes of ranges of the whole model in O(1).
+// Bytes and work of ranges of the whole model in O(1).
 class Weights {
  public:
   explicit Weights(const ModelCost& cost) : layers_(cost.layers()), cost_(cost) {
     sum_.push_back(0);
-    for (std::uint64_t bytes : cost.layer_bytes)
+    work_sum_.push_back(0);
+    for (std::uint64_t bytes : cost.layer_bytes) {
       sum_.push_back(sum_.back() + bytes + cost.kv_bytes_per_layer);
+      work_sum_.push_back(work_sum_.back() + bytes);
+    }
   }
   std::uint64_t bytes(LayerRange range) const {
     if (range.empty()) return 0;
@@ -35,12 +38,17 @@ class Weights {
     if (range.end == layers_) total += cost_.head_bytes;
     return total;
   }
+  std::uint64_t work(LayerRange range) const {
+    if (range.empty()) return 0;
+    return work_sum_[range.end] - work_sum_[range.begin] +
+           (range.end == layers_ ? cost_.head_bytes : 0);
+  }
   std::uint32_t layers() const { return layers_; }
 
  private:
   std::uint32_t layers_;
   const ModelCost& cost_;
-  std::vector<std::uint64_t> sum_;
+  std::vector<std::uint64_t> sum_, work_sum_;
 };
 
 LayerRange intersect(LayerRange a, LayerRange b) {
@@ -164,8 +172,8 @@ bool find_order(const Fill& fill, std::vector<NodeCapacity>& nodes, std::uint64_
   return attempt(std::move(order));
 }
 
-// Splits the line over nodes in this order. Minimises the sum of bytes² / memory, which is least
-// when bytes are in proportion to memory, plus the weighted bytes that move; with `all` every node
+// Splits the line over nodes in this order. Minimises the sum of work² / memory, which is least
+// when work is in proportion to memory, plus the weighted bytes that move; with `all` every node
 // gets at least one layer. Nothing when impossible.
 std::optional<std::vector<StageAssignment>> split(const Fill& fill,
                                                   const std::vector<NodeCapacity>& nodes,
@@ -173,11 +181,15 @@ std::optional<std::vector<StageAssignment>> split(const Fill& fill,
   const std::uint32_t size = fill.line.size();
   const std::size_t n = nodes.size();
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
-  double total = 0, memory = 0;
-  for (std::uint32_t at = 0; at < size; at = fill.line.gap_end(at))
-    total += static_cast<double>(fill.weights.bytes(fill.line.range(at, fill.line.gap_end(at))));
+  double total_bytes = 0, total_work = 0, memory = 0;
+  for (std::uint32_t at = 0; at < size; at = fill.line.gap_end(at)) {
+    const LayerRange gap = fill.line.range(at, fill.line.gap_end(at));
+    total_bytes += static_cast<double>(fill.weights.bytes(gap));
+    total_work += static_cast<double>(fill.weights.work(gap));
+  }
   for (const NodeCapacity& node : nodes) memory += static_cast<double>(node.memory);
-  if (total <= 0) total = 1;
+  total_bytes = std::max(total_bytes, 1.0);
+  total_work = std::max(total_work, 1.0);
 
   std::vector<std::vector<double>> cost(n + 1, std::vector<double>(size + 1, kInfinite));
   std::vector<std::vector<std::uint32_t>> from(n + 1, std::vector<std::uint32_t>(size + 1, kNone));
@@ -196,9 +208,9 @@ std::optional<std::vector<StageAssignment>> split(const Fill& fill,
         const LayerRange range = fill.line.range(begin, end);
         const std::uint64_t bytes = fill.weights.bytes(range);
         if (bytes > nodes[i].memory) break;
-        const double load = static_cast<double>(bytes) / total;
+        const double load = static_cast<double>(fill.weights.work(range)) / total_work;
         const double moved =
-            static_cast<double>(bytes - fill.weights.bytes(intersect(range, had))) / total;
+            static_cast<double>(bytes - fill.weights.bytes(intersect(range, had))) / total_bytes;
         const double sum = cost[i][begin] + load * load / share + kMoveWeight * moved;
         if (sum < cost[i + 1][end]) {
           cost[i + 1][end] = sum;
@@ -333,6 +345,10 @@ Result<std::vector<StageAssignment>> allocate_once(const ModelCost& cost,
 
 std::uint64_t ModelCost::bytes(LayerRange range) const {
   return Weights(*this).bytes(range);
+}
+
+std::uint64_t ModelCost::work(LayerRange range) const {
+  return Weights(*this).work(range);
 }
 
 Result<std::vector<StageAssignment>> allocate_layers(const ModelCost& cost,

@@ -45,14 +45,36 @@ TEST(LayerAllocation, InProportionToMemory) {
       "1=0:2 2=2:4 3=4:6");
 }
 
-TEST(LayerAllocation, EmbeddingAndHeadWeigh) {
+TEST(LayerAllocation, EmbeddingHeadAndKvNeedMemory) {
   ModelCost cost = even(6);
   cost.embedding_bytes = 200;
-  EXPECT_EQ(show(*allocate_layers(cost, {{id(1), 1000, {}}, {id(2), 1000, {}}})), "1=0:2 2=2:6");
-  EXPECT_EQ(cost.bytes({0, 2}), 400u);
-  EXPECT_EQ(cost.bytes({2, 6}), 400u);
+  cost.head_bytes = 30;
   cost.kv_bytes_per_layer = 50;
+  EXPECT_EQ(cost.bytes({0, 2}), 500u);
   EXPECT_EQ(cost.bytes({2, 4}), 300u);
+  EXPECT_EQ(cost.bytes({4, 6}), 330u);
+  EXPECT_EQ(cost.bytes({}), 0u);
+  EXPECT_EQ(show(*allocate_layers(cost, {{id(1), 640, {}}, {id(2), 640, {}}})), "1=0:2 2=2:6");
+}
+
+TEST(LayerAllocation, WorkIsWhatAStepReads) {
+  ModelCost cost = even(6);
+  cost.embedding_bytes = 1000;
+  cost.kv_bytes_per_layer = 50;
+  EXPECT_EQ(cost.work({0, 6}), 600u);
+  const std::vector<NodeCapacity> two = {{id(1), 9000, {}}, {id(2), 9000, {}}};
+  EXPECT_EQ(show(*allocate_layers(cost, two)), "1=0:3 2=3:6") << "a step reads rows of it";
+  cost.head_bytes = 200;
+  EXPECT_EQ(cost.work({0, 4}), 400u);
+  EXPECT_EQ(cost.work({4, 6}), 400u);
+  EXPECT_EQ(cost.work({}), 0u);
+  EXPECT_EQ(show(*allocate_layers(cost, two)), "1=0:4 2=4:6");
+  // A model of 28 layers with a tied head of ten times a layer, in the room of a long context each.
+  cost = even(28);
+  cost.embedding_bytes = cost.head_bytes = 1000;
+  cost.kv_bytes_per_layer = 1000;
+  const std::vector<NodeCapacity> large = {{id(1), 90000, {}}, {id(2), 90000, {}}};
+  EXPECT_EQ(show(*allocate_layers(cost, large)), "1=0:19 2=19:28");
 }
 
 TEST(LayerAllocation, NeverOverAMemory) {
@@ -147,7 +169,7 @@ bool feasible(const ModelCost& cost, std::vector<NodeCapacity> nodes) {
   return cover(0, 0);
 }
 
-// Least sum of bytes² / memory with the nodes in this order, each at least one layer; negative:
+// Least sum of work² / memory with the nodes in this order, each at least one layer; negative:
 // impossible.
 double best_balance(const ModelCost& cost, const std::vector<NodeCapacity>& nodes,
                     std::uint32_t at = 0, std::size_t node = 0) {
@@ -158,8 +180,8 @@ double best_balance(const ModelCost& cost, const std::vector<NodeCapacity>& node
     if (bytes > nodes[node].memory) break;
     const double rest = best_balance(cost, nodes, end, node + 1);
     if (rest < 0) continue;
-    const double b = static_cast<double>(bytes);
-    const double sum = rest + b * b / static_cast<double>(nodes[node].memory);
+    const double work = static_cast<double>(cost.work({at, end}));
+    const double sum = rest + work * work / static_cast<double>(nodes[node].memory);
     if (best < 0 || sum < best) best = sum;
   }
   return best;
@@ -202,8 +224,8 @@ TEST(LayerAllocation, AgreesWithBruteForce) {
       const auto& node = *std::find_if(nodes.begin(), nodes.end(),
                                        [&](const auto& n) { return n.id == stage.node; });
       ASSERT_LE(cost.bytes(stage.layers), node.memory);
-      const double bytes = static_cast<double>(cost.bytes(stage.layers));
-      balance += bytes * bytes / static_cast<double>(node.memory);
+      const double work = static_cast<double>(cost.work(stage.layers));
+      balance += work * work / static_cast<double>(node.memory);
       next = stage.layers.end;
     }
     ASSERT_EQ(next, cost.layers());
