@@ -179,8 +179,11 @@ def add_tensors(file, shape, mixture):
 
 # --- blocks of random weights: every bit pattern is valid, the scales are chosen
 
-UNIFORM_NIBBLE, UNIFORM_BYTE, UNIFORM_SIX = 4.61, 73.9, 18.5  # deviations of the stored integers
+UNIFORM_NIBBLE, UNIFORM_BYTE, UNIFORM_SIX = 4.5, 73.9, 18.5  # deviations of the stored integers
 REPEATED = bytes((byte & 15) * 17 for byte in range(256))
+# Without a mean: a common one would align all activations and the greedy token would never change.
+CENTRED_NIBBLES = bytes((byte & 15 or 8) | (byte & 240 or 128) for byte in range(256))
+CENTRED_BYTES = bytes(0 if byte == 128 else byte for byte in range(256))
 
 
 def varied_scale(blocks, stride, count, draw, value):
@@ -196,23 +199,32 @@ def fill(blocks, stride, count, at, value):
         blocks[at + i::stride] = bytes([byte]) * count
 
 
-def random_blocks(kind, count, draw):
+def deviation(name):
+    """What attention adds stays small beside the embedding, or all positions would become alike and
+    the greedy token would not change."""
+    return DEVIATION / 8 if ".attn_output." in name else DEVIATION
+
+
+def random_blocks(name, kind, count, draw):
+    spread = deviation(name)
     stride = tensor_bytes(kind, (256,)) if kind.endswith("_K") else tensor_bytes(kind, (32,))
     blocks = bytearray(draw.randbytes(count * stride))
     if kind == "Q4_0":
-        varied_scale(blocks, stride, count, draw, DEVIATION / UNIFORM_NIBBLE)
+        blocks = blocks.translate(CENTRED_NIBBLES)
+        varied_scale(blocks, stride, count, draw, spread / UNIFORM_NIBBLE)
     elif kind == "Q8_0":
-        varied_scale(blocks, stride, count, draw, DEVIATION / UNIFORM_BYTE)
+        blocks = blocks.translate(CENTRED_BYTES)
+        varied_scale(blocks, stride, count, draw, spread / UNIFORM_BYTE)
     elif kind == "Q4_K":
         # Sub-scales are uniform in 0..63, and the minimum of each is its scale times 7.5.
-        scale = DEVIATION / (36.5 * UNIFORM_NIBBLE)
+        scale = spread / (36.5 * UNIFORM_NIBBLE)
         fill(blocks, stride, count, 0, scale)
         fill(blocks, stride, count, 2, 7.5 * scale)
         for i in range(4):
             blocks[8 + i::stride] = blocks[4 + i::stride]
             blocks[12 + i::stride] = blocks[12 + i::stride].translate(REPEATED)
     elif kind == "Q6_K":
-        fill(blocks, stride, count, 208, DEVIATION / (UNIFORM_SIX * UNIFORM_BYTE))
+        fill(blocks, stride, count, 208, spread / (UNIFORM_SIX * UNIFORM_BYTE))
     else:
         raise ValueError(f"no random blocks of {kind}")
     return blocks
@@ -242,7 +254,7 @@ def tensor_data(shape, seed):
             left = count // (256 if kind.endswith("_K") else 32)
             while left:
                 part = min(left, CHUNK_BLOCKS)
-                yield random_blocks(kind, part, draw)
+                yield random_blocks(name, kind, part, draw)
                 left -= part
             return
         yield struct.pack(f"<{count}f", *values)
