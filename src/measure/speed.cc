@@ -13,8 +13,14 @@ namespace {
 // Tokens of a stream before its speed counts: all streams have joined the batch by then.
 constexpr std::uint32_t kSettled = 4;
 
-std::uint32_t stream_positions(const SpeedOptions& options) {
-  return options.depth + kSettled + options.new_tokens;
+// Tokens that a stream is asked for: while the prompts of `count` streams are computed, those that
+// came first go on.
+std::uint32_t stream_tokens(const SpeedOptions& options, std::uint32_t count) {
+  constexpr std::uint32_t kAhead = 4;
+  return kSettled + kAhead * count + options.new_tokens;
+}
+std::uint32_t stream_positions(const SpeedOptions& options, std::uint32_t count) {
+  return options.depth + stream_tokens(options, count);
 }
 
 // Numbers every request apart, so that no prompt is found in the prefix cache.
@@ -39,7 +45,7 @@ class Measurement {
   Result<Round> streams(std::uint32_t count) {
     std::vector<LocalMesh::Running> running;
     for (std::uint32_t i = 0; i < count; ++i)
-      running.push_back(mesh_.ask(options_.depth, kSettled + options_.new_tokens, ++number_));
+      running.push_back(mesh_.ask(options_.depth, stream_tokens(options_, count), ++number_));
     for (const auto& r : running) MESH_RETURN_IF_ERROR(r.stream->wait_end());
     Instant begin{}, end = running.front().stream->times().back();
     for (const auto& r : running) {
@@ -103,7 +109,9 @@ Result<StreamSpeed> measure_streams(Measurement& measurement, std::uint32_t coun
 
 Result<void> check(const LocalMesh& mesh, const SpeedOptions& options) {
   const std::uint32_t context = mesh.shape().context;
-  std::uint32_t longest = options.streams.empty() ? 0 : stream_positions(options);
+  std::uint32_t longest = 0;
+  for (const std::uint32_t count : options.streams)
+    longest = std::max(longest, stream_positions(options, count));
   for (const std::uint32_t tokens : options.prompts) longest = std::max(longest, tokens + 1);
   if (longest > context)
     return Error(
@@ -123,7 +131,7 @@ std::uint32_t pages_needed(const SpeedOptions& options) {
   std::uint32_t most = 1;
   for (const std::uint32_t tokens : options.prompts) most = std::max(most, pages(tokens + 1));
   for (const std::uint32_t count : options.streams)
-    most = std::max(most, count * pages(stream_positions(options)));
+    most = std::max(most, count * pages(stream_positions(options, count)));
   return most + 1;
 }
 
