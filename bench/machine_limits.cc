@@ -53,6 +53,14 @@ struct Kernels {
 
 constexpr int kStreams512 = 8, kChains512 = 16;
 
+__attribute__((target("avx512f"))) std::int64_t sum_512(__m512i words) {
+  alignas(64) std::int32_t lanes[16];
+  _mm512_store_si512(lanes, words);
+  std::int64_t total = 0;
+  for (const std::int32_t lane : lanes) total += lane;
+  return total;
+}
+
 __attribute__((target("avx512f,avx512bw,avx512vl"))) void read_512(const char* data,
                                                                    std::size_t bytes) {
   __m512i sum[kStreams512];
@@ -65,7 +73,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void read_512(const char* d
   }
 #pragma GCC unroll 8
   for (int k = 1; k < kStreams512; ++k) sum[0] = _mm512_add_epi32(sum[0], sum[k]);
-  g_sink = g_sink + _mm512_reduce_add_epi32(sum[0]);
+  g_sink = g_sink + sum_512(sum[0]);
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) void multiply_512(
@@ -82,7 +90,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) void multiply_51
   }
 #pragma GCC unroll 16
   for (int k = 1; k < kChains512; ++k) sum[0] = _mm512_add_epi32(sum[0], sum[k]);
-  g_sink = g_sink + _mm512_reduce_add_epi32(sum[0]);
+  g_sink = g_sink + sum_512(sum[0]);
 }
 
 constexpr int kStreams256 = 8, kChains256 = 8;

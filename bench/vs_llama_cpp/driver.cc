@@ -1,4 +1,4 @@
-#include "driver.h"
+#include "bench/vs_llama_cpp/driver.h"
 
 #include <sched.h>
 #include <sys/resource.h>
@@ -125,7 +125,9 @@ Answer answer(Subject& subject, const std::string& command, std::istringstream& 
   if (command == "ids") {
     second = 8;
     if (!read_numbers(in, {&first, &second}, 1)) return {"ids N [P]", {}, {}};
-    line.add("prompt", second);
+    std::vector<std::int32_t> prompt;
+    for (int i = 0; i < second; ++i) prompt.push_back(prompt_token(0, i, subject.vocabulary()));
+    line.add_list("prompt", prompt);
     return subject.greedy_ids(first, second);
   }
   if (command == "set") {
@@ -223,6 +225,7 @@ int run_driver(Subject& subject, const DriverOptions& options, double begin_s) {
   }
   ready.add("event", json_text("ready"));
   for (const auto& [name, json] : subject.facts()) ready.add(name, json);
+  ready.add("vocabulary", subject.vocabulary());
   ready.add("threads", options.threads).add("load_s", loaded_s - begin_s);
   ready.add("first_token_s", seconds_now() - begin_s);
   add_status(ready);

@@ -6,13 +6,14 @@
 //   load: first line     {"event":"ready","engine":...,"load_s":...,"first_token_s":...,...}
 //   prefill N            one prompt of N tokens in as few steps as the engine takes
 //   decode S K [P]       S sequences behind prompts of P tokens (default 128), K steps of one token
-//   ids N [P]            the first N greedy ids behind the fixed prompt of P tokens (default 8)
+//   ids N [P]            the fixed prompt of P tokens (default 8) and the first N greedy ids behind
 //   set NAME VALUE       flash on|off, ubatch N (0: as many rows as the prompt has)
 //   status               memory and CPU time of the process so far
 //   quit
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace mesh::bench {
@@ -37,8 +38,9 @@ struct Answer {
 class Subject {
  public:
   virtual ~Subject() = default;
-  // Pairs of name and JSON value for the first line: engine, version, kernels, vocabulary.
+  // Pairs of name and JSON value for the first line: engine, version, kernels.
   virtual std::vector<std::pair<std::string, std::string>> facts() const = 0;
+  virtual int vocabulary() const = 0;
   // The time from before the step to when the greedy token behind the prompt is known.
   virtual Answer prefill(int tokens) = 0;
   // The prompts are computed untimed, or found in place from the command before; every command

@@ -13,7 +13,7 @@
 #include <memory>
 #include <new>
 
-#include "driver.h"
+#include "bench/vs_llama_cpp/driver.h"
 #include "ggml-backend.h"
 #include "ggml.h"
 #include "llama.h"
@@ -159,9 +159,10 @@ class LlamaSubject final : public Subject {
   std::vector<std::pair<std::string, std::string>> facts() const override {
     return {{"engine", json_text(kEngine)},
             {"version", json_text(version_)},
-            {"kernels", json_text(kernels_)},
-            {"vocabulary", std::to_string(vocabulary_)}};
+            {"kernels", json_text(kernels_)}};
   }
+
+  int vocabulary() const override { return vocabulary_; }
 
   Answer prefill(int tokens) override {
     if (!need_context({1, tokens, ubatch_ > 0 ? std::min(ubatch_, tokens) : tokens, false}))

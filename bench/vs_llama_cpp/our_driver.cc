@@ -78,9 +78,10 @@ class OurSubject final : public Subject {
     return {{"engine", json_text("toolkit-mesh")},
             {"version", json_text(std::string(engine_version()))},
             {"kernels", json_text(info.isa + " " + info.numeric_class)},
-            {"vocabulary", std::to_string(vocabulary())},
             {"weight_bytes", std::to_string(bytes_loaded_)}};
   }
+
+  int vocabulary() const override { return static_cast<int>(compute_->shape().vocabulary); }
 
   Answer prefill(int tokens) override {
     tables_ = kvcache::PageTables(kPages, false);
@@ -134,8 +135,6 @@ class OurSubject final : public Subject {
     });
     done.get_future().get();
   }
-
-  int vocabulary() const { return static_cast<int>(compute_->shape().vocabulary); }
 
   Rows prompt(int sequence, int tokens) const {
     Rows rows{static_cast<std::uint64_t>(sequence), 0, {}};

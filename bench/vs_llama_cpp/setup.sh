@@ -30,6 +30,15 @@ source_distribution() {
   tar xzf "sdist/$1-$2.tar.gz" -C src
 }
 
+# Builds the driver NAME against the engine's source ROOT, LIBRARIES; DEFINITIONS and its VERSION.
+driver() {
+  cmake -S "$here" -B "driver-$1" -DPEER_DRIVER="$1" -DPEER_DEFINITIONS="$4" -DPEER_VERSION="$5" \
+    -DPEER_INCLUDE="$scratch/$2/include;$scratch/$2/ggml/include" -DPEER_LIBRARIES="$3" \
+    >"driver-$1.log"
+  cmake --build "driver-$1" >>"driver-$1.log"
+  cp "driver-$1/$1" "$1"
+}
+
 install_llama() {
   if [ ! -d npm/package ]; then
     npm pack --silent "@node-llama-cpp/linux-x64@$llama_npm" >/dev/null
@@ -40,11 +49,9 @@ install_llama() {
   libraries=$scratch/npm/package/bins/linux-x64
   headers=src/llama_cpp_python-$llama_headers/vendor/llama.cpp
   release=$(sed -n 's/.*"release":"\([^"]*\)".*/\1/p' "$libraries/_nlcBuildMetadata.json")
-  ${CXX:-c++} -std=c++20 -O3 -march=native -DMESH_BENCH_PEER_VERSION="\"$release (npm $llama_npm)\"" \
-    -isystem "$headers/include" -isystem "$headers/ggml/include" \
-    "$here/driver.cc" "$here/llama_direct.cc" -o llama_direct \
-    "$libraries"/libllama.*.so "$libraries"/libggml.*.so "$libraries/libggml-base.so" \
-    -Wl,-rpath,"$libraries" -ldl
+  list=$(ls "$libraries"/libllama.*.so "$libraries"/libggml.*.so "$libraries/libggml-base.so")
+  driver llama_direct "$headers" "$(printf '%s' "$list" | tr '\n' ';')" "" \
+    "$release (npm $llama_npm)"
   say "llama.cpp $release: npm @node-llama-cpp/linux-x64 $llama_npm, headers of llama-cpp-python" \
     "$llama_headers"
 }
@@ -52,7 +59,7 @@ install_llama() {
 # BUILD DRIVER and the options of its instruction set
 install_ik() {
   build=$1
-  driver=$2
+  name=$2
   shift 2
   source_distribution ik_llama_cpp_python "$ik_source"
   root=src/ik_llama_cpp_python-$ik_source/vendor/ik_llama.cpp
@@ -60,14 +67,11 @@ install_ik() {
   # Without the attention kernels of quantised caches, which the comparison does not use.
   cmake -G "$generator" -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF \
-    -DGGML_IQK_FA_ALL_QUANTS=OFF "$@" >"$build.log"
+    -DGGML_IQK_FA_ALL_QUANTS=OFF "$@" >"$build.log" 2>&1
   cmake --build "$build" --target llama ggml -j "${JOBS:-2}" >>"$build.log" 2>&1
-  ${CXX:-c++} -std=c++20 -O3 -march=native -DMESH_BENCH_IK \
-    -DMESH_BENCH_PEER_VERSION="\"ik-llama-cpp-python $ik_source\"" \
-    -isystem "$root/include" -isystem "$root/ggml/include" \
-    "$here/driver.cc" "$here/llama_direct.cc" -o "$driver" \
-    "$build/src/libllama.so" "$build/ggml/src/libggml.so" \
-    -Wl,-rpath,"$scratch/$build/src:$scratch/$build/ggml/src" -ldl
+  driver "$name" "$root" \
+    "$scratch/$build/src/libllama.so;$scratch/$build/ggml/src/libggml.so" MESH_BENCH_IK \
+    "ik-llama-cpp-python $ik_source"
   say "ik_llama.cpp: source of ik-llama-cpp-python $ik_source, $*"
 }
 
