@@ -280,7 +280,7 @@ TEST(GgufConfig, DescribesExperts) {
   EXPECT_EQ(config["moe_intermediate_size"], 32);  // off the tensor
   EXPECT_EQ(config["norm_topk_prob"], true);
   EXPECT_EQ(config["decoder_sparse_step"], 1);
-  EXPECT_EQ(config["mlp_only_layers"], Json({0}));
+  EXPECT_EQ(config["mlp_only_layers"], Json::array({0}));
   EXPECT_FALSE(config.contains("shared_expert_intermediate_size"));
   expect_refused(with(parts, "qwen3moe.expert_gating_func", std::uint64_t{2}), Code::kUnsupported,
                  "qwen3moe.expert_gating_func is 2");
