@@ -8,13 +8,15 @@
 #include "target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const auto parsed = mesh::api::parse_chat_request(mesh::fuzz::text_of(data, size));
+  auto parsed = mesh::api::parse_chat_request(mesh::fuzz::text_of(data, size));
   if (const auto* error = std::get_if<mesh::api::ApiError>(&parsed)) {
     mesh::fuzz::check_refusal(*error);
     return 0;
   }
   // What reaches the template is JSON of the promised kinds, cut out of the body as it was sent.
-  const auto& request = std::get<mesh::api::AnswerRequest>(parsed);
+  auto& request = std::get<mesh::api::AnswerRequest>(parsed);
+  if (mesh::fuzz::planted(request.generate.n + request.generate.min_tokens > 4))
+    request.generate.best_of = 17;
   mesh::fuzz::check_promises(request);
   const auto& chat = std::get<mesh::node::ChatPrompt>(request.generate.prompts.front());
   MESH_CHECK(nlohmann::json::parse(chat.messages_json).is_array(), "messages are no list");

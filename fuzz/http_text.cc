@@ -35,7 +35,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::string out;
     for (std::size_t at = 0; at < input.size(); at += piece)
       out += gate.push(input.substr(at, piece));
-    return out + gate.flush();
+    out += gate.flush();
+    std::size_t replaced = 0;
+    for (std::size_t at = out.find("\xEF\xBF\xBD"); at != out.npos; ++replaced)
+      at = out.find("\xEF\xBF\xBD", at + 1);
+    if (mesh::fuzz::planted(piece == 1 && replaced == 9 && size > 20)) out.pop_back();
+    return out;
   };
   MESH_CHECK(size == 0 || through_gate(size) == through_gate(1), "cuts change the text");
   return 0;

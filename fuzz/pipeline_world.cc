@@ -292,6 +292,7 @@ void PipelineWorld::finish() {
   loop_.advance(seconds(1));
   hop_.fail_all(Error(Code::kUnavailable, "the end"));
   loop_.advance(seconds(1));
+  if (planted(started_.size() > 2)) sinks_.front()->end();
   MESH_CHECK(driver_.running() == 0, "{} requests run on", driver_.running());
   for (const auto& sink : sinks_) MESH_CHECK(sink->ended(), "a request without an end");
   MESH_CHECK(hop_.idle() && hop_.pages_used() == 0, "{} sequences, {} pages", hop_.sequences(),

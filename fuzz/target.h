@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -28,6 +29,18 @@ inline std::pair<std::string_view, std::string_view> two_parts(std::string_view 
   const std::size_t nul = input.find('\0');
   if (nul == input.npos) return {input, {}};
   return {input.substr(0, nul), input.substr(nul + 1)};
+}
+
+// Whether to break what a parser gave: only in the builds of run.sh --planted, and there once
+// `state` is reached, which no seed does. The checks of the target have to find what is then
+// broken, so that a run without findings means something.
+inline bool planted([[maybe_unused]] bool state) {
+#ifdef MESH_FUZZ_PLANTED
+  if (state) std::fputs("the planted fault is reached\n", stderr);
+  return state;
+#else
+  return false;
+#endif
 }
 
 }  // namespace mesh::fuzz

@@ -12,12 +12,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto tokenize = mesh::api::parse_tokenize_request(body);
   if (const auto* error = std::get_if<mesh::api::ApiError>(&tokenize))
     mesh::fuzz::check_refusal(*error);
-  const auto detokenize = mesh::api::parse_detokenize_request(body);
+  auto detokenize = mesh::api::parse_detokenize_request(body);
   if (const auto* error = std::get_if<mesh::api::ApiError>(&detokenize))
     mesh::fuzz::check_refusal(*error);
-  else
-    for (const mesh::TokenId id : std::get<mesh::api::DetokenizeCall>(detokenize).tokens)
-      MESH_CHECK(id >= 0, "token {}", id);
+  else {
+    auto& tokens = std::get<mesh::api::DetokenizeCall>(detokenize).tokens;
+    if (mesh::fuzz::planted(tokens.size() == 3 && tokens[1] > 2)) tokens.back() = -1;
+    for (const mesh::TokenId id : tokens) MESH_CHECK(id >= 0, "token {}", id);
+  }
   const std::string text(body);
   MESH_CHECK(nlohmann::json::accept(mesh::api::tokenize_json({{1, text, {}, {}}}, 8, true)),
              "tokens that are no JSON");

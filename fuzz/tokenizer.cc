@@ -21,6 +21,7 @@ void round_trip(const Tokenizer& tokenizer, std::string_view text,
       joined += pieces.push(id);
     }
     joined += pieces.finish();
+    if (mesh::fuzz::planted(skip_special && ids->size() == 37)) joined += '?';
     MESH_CHECK(joined == tokenizer.decode(*ids, skip_special), "pieces differ from the whole text");
   }
 }

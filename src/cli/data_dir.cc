@@ -55,7 +55,8 @@ Result<NodeDirectory> NodeDirectory::claim(const std::string& data_dir) {
     ::close(lock);
   }
   return Error(Code::kResourceExhausted,
-               fmt::format("{} nodes already run from {}", limits::kNodesPerMachine, data_dir));
+               fmt::format("{} nodes already run from {}; give this one another --data-dir",
+                           limits::kNodesPerMachine, data_dir));
 }
 
 NodeDirectory::NodeDirectory(NodeDirectory&& other) noexcept

@@ -317,7 +317,7 @@ Result<EvalResult> evaluate(ops::Backend& backend, const formats::ModelFiles& mo
 Result<std::vector<std::string>> run_eval(const EvalOptions& options) {
   if (options.threads < 1 || options.threads > limits::kComputeThreads)
     return bad(
-        fmt::format("{} threads; between 1 and {}", options.threads, limits::kComputeThreads));
+        fmt::format("{} threads; 1 to {} are possible", options.threads, limits::kComputeThreads));
   MESH_ASSIGN_OR_RETURN(const formats::Quantize quantize,
                         formats::parse_quantize(options.quantize));
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, formats::open_model(options.model, options.hub));

@@ -61,7 +61,7 @@ TEST(RunEval, ErrorsNameTheCause) {
   EXPECT_EQ(error_of(options), "a cut at layer 2 after 3; cuts ascend from 1 to 3");
   options.cuts = {};
   options.threads = 0;
-  EXPECT_EQ(error_of(options), "0 threads; between 1 and 1024");
+  EXPECT_EQ(error_of(options), "0 threads; 1 to 1024 are possible");
   options.threads = 1;
   options.backend = "abacus";
   EXPECT_NE(error_of(options).find("abacus"), std::string::npos);

@@ -218,13 +218,16 @@ Result<std::string> template_of_tokenizer_config(const std::string& tokenizer_co
   if (root["chat_template"].get(value) != simdjson::SUCCESS) return std::string();
   std::string_view text;
   if (value.get_string().get(text) == simdjson::SUCCESS) return std::string(text);
+  if (value.is_null()) return std::string();
   simdjson::dom::array list;
-  if (value.get_array().get(list) != simdjson::SUCCESS) return std::string();
+  if (value.get_array().get(list) != simdjson::SUCCESS)
+    return Error(Code::kCorrupt, "chat_template is neither a text nor a list of named templates");
   for (const simdjson::dom::element entry : list) {
     std::string_view name;
-    if (entry["name"].get_string().get(name) == simdjson::SUCCESS && name == "default" &&
-        entry["template"].get_string().get(text) == simdjson::SUCCESS)
-      return std::string(text);
+    if (entry["name"].get_string().get(name) != simdjson::SUCCESS || name != "default") continue;
+    if (entry["template"].get_string().get(text) != simdjson::SUCCESS)
+      return Error(Code::kCorrupt, "chat_template: the template named default is no text");
+    return std::string(text);
   }
   return std::string();
 }

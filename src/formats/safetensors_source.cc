@@ -86,7 +86,10 @@ Result<WeightMap> read_weight_map(const std::string& index_path) {
     // Shards lie beside the index; a name that leads elsewhere is an attempt to read other files.
     if (shard.empty() || shard.front() == '.' ||
         shard.find_first_of(std::string_view("/\\\0", 3)) != shard.npos)
-      return corrupt(fmt::format("weight_map: tensor {} names the file \"{}\"", tensor, shard));
+      return corrupt(
+          fmt::format("weight_map: tensor {} names the file \"{}\", which does not lie beside "
+                      "the index",
+                      tensor, shard));
     if (weights.size() == limits::kTensorsPerModel)
       return corrupt(fmt::format("more than {} tensors", limits::kTensorsPerModel));
     if (!weights.emplace(std::string(tensor), std::string(shard)).second)

@@ -35,8 +35,15 @@ Result<ConfigFields> ConfigFields::parse(const std::string& text, const std::str
 }
 
 Error ConfigFields::wrong_type(std::string_view name, std::string_view expected) const {
+  const Json* value = node_->find(name);
+  if (value == nullptr)
+    return Error(Code::kCorrupt,
+                 fmt::format("{}: {} is missing, it must be {}", node_->file, name, expected));
+  constexpr std::size_t kShown = 40;
+  std::string text = value->dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() > kShown) text = text.substr(0, kShown) + "…";
   return Error(Code::kCorrupt,
-               fmt::format("{}: {} is missing or not {}", node_->file, name, expected));
+               fmt::format("{}: {} is {}, it must be {}", node_->file, name, text, expected));
 }
 
 bool ConfigFields::has(std::string_view name) const {

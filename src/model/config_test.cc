@@ -270,7 +270,7 @@ TEST(Config, RefusesImpossibleValues) {
                  "hidden_size is 184467");
   expect_refused("llama", {{"vocab_size", -1}}, Code::kInvalidArgument, "vocab_size is -1");
   expect_refused("llama", {{"vocab_size", "320"}}, Code::kCorrupt,
-                 "vocab_size is missing or not an integer");
+                 "vocab_size is \"320\", it must be an integer");
   expect_refused("llama", {{"hidden_size", nullptr}}, Code::kCorrupt, "hidden_size is missing");
   expect_refused("llama", {{"num_key_value_heads", 3}}, Code::kInvalidArgument,
                  "no multiple of num_key_value_heads 3");

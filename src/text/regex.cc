@@ -171,7 +171,9 @@ Regex::~Regex() {
 
 Result<std::unique_ptr<Regex>> Regex::compile(std::string_view pattern) {
   if (pattern.size() > limits::kRegexBytes)
-    return unsupported(fmt::format("pattern of {} bytes", pattern.size()), 0);
+    return unsupported(
+        fmt::format("a pattern of {} bytes, the limit is {},", pattern.size(), limits::kRegexBytes),
+        0);
   MESH_ASSIGN_OR_RETURN(const std::string rewritten, rewrite_for_pcre(pattern));
   pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
   MESH_CHECK(context != nullptr, "out of memory");

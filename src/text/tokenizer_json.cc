@@ -91,7 +91,7 @@ class Parser {
     if (const auto e = member(top, "normalizer")) MESH_RETURN_IF_ERROR(normalizer(*e, 0));
     if (const auto e = member(top, "pre_tokenizer")) MESH_RETURN_IF_ERROR(pre_tokenizer(*e, 0));
     const auto decoder_element = member(top, "decoder");
-    if (!decoder_element) return Error(Code::kUnsupported, "tokenizer.json: there is no decoder");
+    if (!decoder_element) return Error(Code::kUnsupported, "tokenizer.json: 'decoder' is missing");
     MESH_RETURN_IF_ERROR(decoder(*decoder_element, 0));
     if (spec_.byte_level != decode_byte_level_) {
       return Error(Code::kUnsupported,
@@ -229,7 +229,7 @@ class Parser {
       MESH_ASSIGN_OR_RETURN(Pattern pattern, get_pattern(o, kPart));
       if (pattern.regex || pattern.text.empty())
         return Error(Code::kUnsupported,
-                     "tokenizer.json: decoder Replace with a regular expression");
+                     "tokenizer.json: decoder Replace: a regular expression is not supported");
       MESH_ASSIGN_OR_RETURN(std::string content, get_string(o, "content", kPart));
       spec_.decode_replace.emplace_back(std::move(pattern.text), std::move(content));
     } else if (type == "Strip") {
@@ -241,8 +241,12 @@ class Parser {
       if ((start_element && start_element->get(start) != simdjson::SUCCESS) ||
           (stop_element && stop_element->get(stop) != simdjson::SUCCESS) ||
           spec_.decode_strip.empty())
-        return corrupt("decoder Strip: 'content', 'start' or 'stop' is wrong");
-      if (stop != 0) return Error(Code::kUnsupported, "tokenizer.json: decoder Strip with a stop");
+        return corrupt(
+            "decoder Strip: 'content' must not be empty, 'start' and 'stop' must be integers of at "
+            "least 0");
+      if (stop != 0)
+        return Error(Code::kUnsupported,
+                     "tokenizer.json: decoder Strip: a stop other than 0 is not supported");
       spec_.decode_strip_count = start;
     } else {
       return unsupported_type(kPart, type);
@@ -263,12 +267,13 @@ class Parser {
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       std::string_view text;
       if (const auto e = member(o, key); e && (e->get(text) != simdjson::SUCCESS || !text.empty()))
-        return Error(Code::kUnsupported, fmt::format("tokenizer.json: model has a {}", key));
+        return Error(Code::kUnsupported,
+                     fmt::format("tokenizer.json: model: {} is not supported", key));
     }
     double dropout = 0;
     if (const auto e = member(o, "dropout");
         e && (e->get(dropout) != simdjson::SUCCESS || dropout > 0))
-      return Error(Code::kUnsupported, "tokenizer.json: model has a dropout");
+      return Error(Code::kUnsupported, "tokenizer.json: model: a dropout is not supported");
     return {};
   }
 
@@ -289,7 +294,8 @@ class Parser {
     bool mapped = false;
     for (const auto field : vocab) {
       MESH_ASSIGN_OR_RETURN(const TokenId id, as_id(field.value, "model: vocab"));
-      if (bpe.vocab.size() >= limits::kVocabulary) return corrupt("model: vocab is too large");
+      if (bpe.vocab.size() >= limits::kVocabulary)
+        return corrupt(fmt::format("model: vocab has more than {} tokens", limits::kVocabulary));
       bpe.vocab.emplace_back(spelled(field.key, mapped), id);
     }
     MESH_ASSIGN_OR_RETURN(const array merges, get_array(o, "merges", kPart));
@@ -334,7 +340,8 @@ class Parser {
       MESH_ASSIGN_OR_RETURN(token.single_word, get_bool(o, "single_word", false, kPart));
       MESH_ASSIGN_OR_RETURN(token.normalized, get_bool(o, "normalized", !token.special, kPart));
       if (token.content.empty()) continue;  // Hugging Face drops them too
-      if (spec_.added.size() >= limits::kVocabulary) return corrupt("added_tokens: too many");
+      if (spec_.added.size() >= limits::kVocabulary)
+        return corrupt(fmt::format("added_tokens: more than {} tokens", limits::kVocabulary));
       spec_.added.push_back(std::move(token));
     }
     return {};
@@ -416,7 +423,8 @@ std::optional<std::string> config_token(const object& config, std::string_view k
 
 Result<element> load(simdjson::dom::parser& parser, std::string_view json, std::string_view name) {
   if (json.size() > limits::kJsonFileBytes)
-    return Error(Code::kResourceExhausted, fmt::format("{} has {} bytes", name, json.size()));
+    return Error(Code::kResourceExhausted, fmt::format("{} has {} bytes, at most {} are read", name,
+                                                       json.size(), limits::kJsonFileBytes));
   element root;
   const auto error = parser.parse(json.data(), json.size()).get(root);
   if (error != simdjson::SUCCESS)

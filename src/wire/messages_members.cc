@@ -43,14 +43,20 @@ ModelIdentity get(const proto::Model& in, Fields& fields) {
   model.hidden = in.hidden();
   model.context = in.context();
   model.vocabulary = in.vocabulary();
-  fields.require(model.layers <= limits::kLayers && model.hidden <= limits::kHidden &&
-                     model.context <= limits::kContext && model.vocabulary <= limits::kVocabulary,
-                 "the model's shape is over a limit");
+  fields.require(
+      model.layers <= limits::kLayers && model.hidden <= limits::kHidden &&
+          model.context <= limits::kContext && model.vocabulary <= limits::kVocabulary,
+      fmt::format("a model of {} layers, hidden size {}, context {} and vocabulary {}; the "
+                  "limits are {}, {}, {} and {}",
+                  model.layers, model.hidden, model.context, model.vocabulary, limits::kLayers,
+                  limits::kHidden, limits::kContext, limits::kVocabulary));
   return model;
 }
 
 LayerRange get(const proto::Layers& in, Fields& fields) {
-  fields.require(in.begin() <= in.end() && in.end() <= limits::kLayers, "a layer range is invalid");
+  fields.require(in.begin() <= in.end() && in.end() <= limits::kLayers,
+                 fmt::format("layers {}:{} are no range within {} layers", in.begin(), in.end(),
+                             limits::kLayers));
   return LayerRange{in.begin(), in.end()};
 }
 
@@ -64,8 +70,9 @@ void put_addresses(const std::vector<std::string>& addresses, List* out) {
 template <typename List>
 std::vector<std::string> get_addresses(const List& in, Fields& fields) {
   std::vector<std::string> addresses;
-  fields.require(static_cast<std::size_t>(in.size()) <= limits::kAddressesPerPeer,
-                 "too many addresses");
+  fields.require(
+      static_cast<std::size_t>(in.size()) <= limits::kAddressesPerPeer,
+      fmt::format("{} addresses, the limit is {}", in.size(), limits::kAddressesPerPeer));
   if (!fields.ok()) return addresses;
   for (const std::string& address : in)
     addresses.push_back(fields.text(address, limits::kAddressBytes, "an address"));
@@ -89,7 +96,8 @@ Certificate get(const proto::Certificate& in, Fields& fields) {
   fields.require(in.cluster_key().size() == 32, "the cluster key has not 32 bytes");
   fields.require(in.signature().size() == limits::kSignatureBytes,
                  "the certificate's signature has not 64 bytes");
-  fields.require(static_cast<std::size_t>(in.roles_size()) <= limits::kRoles, "too many roles");
+  fields.require(static_cast<std::size_t>(in.roles_size()) <= limits::kRoles,
+                 fmt::format("{} roles, the limit is {}", in.roles_size(), limits::kRoles));
   if (!fields.ok()) return certificate;
   certificate.cluster_key = in.cluster_key();
   certificate.node = fields.peer(in.node(), "the certificate's node");
@@ -185,7 +193,8 @@ Result<SignedRecord> decode_signed_record(const env::Frame& frame) {
                  fmt::format("a record of {} bytes, the limit is {}", in.record().size(),
                              limits::kRecordBytes));
   fields.require(!in.public_key().empty() && in.public_key().size() <= limits::kPublicKeyBytes,
-                 "the public key's length");
+                 fmt::format("a public key of {} bytes, the limit is {}", in.public_key().size(),
+                             limits::kPublicKeyBytes));
   fields.require(in.signature().size() == limits::kSignatureBytes,
                  "the signature has not 64 bytes");
   if (!fields.ok()) return fields.error();
@@ -216,11 +225,12 @@ Result<Plan> decode_plan(const env::Frame& frame) {
   message.planner = fields.peer(in.planner(), "the planner");
   message.fingerprint = in.fingerprint();
   message.layers = in.layers();
-  fields.require(in.epoch() >= 1 && in.epoch() <= limits::kEpoch, "the epoch is out of range");
+  fields.require(in.epoch() >= 1 && in.epoch() <= limits::kEpoch,
+                 fmt::format("epoch {}, the limit is {}", in.epoch(), limits::kEpoch));
   fields.require(in.layers() >= 1 && in.layers() <= limits::kLayers,
-                 "the number of layers is out of range");
+                 fmt::format("{} layers, 1 to {} are possible", in.layers(), limits::kLayers));
   fields.require(static_cast<std::size_t>(in.stages_size()) <= limits::kRouteStages,
-                 "too many stages");
+                 fmt::format("{} stages, the limit is {}", in.stages_size(), limits::kRouteStages));
   if (!fields.ok()) return fields.error();
   std::map<PeerId, bool> used;
   std::uint32_t next = 0;
@@ -295,9 +305,10 @@ Result<NodeRecord> decode_record(std::string_view bytes) {
   }
   record.memory_for_model = in.memory_for_model();
   fields.require(in.state() <= static_cast<std::uint32_t>(NodeState::kFailed),
-                 "the state is unknown");
+                 fmt::format("state {} is unknown", in.state()));
   record.state = fields.ok() ? static_cast<NodeState>(in.state()) : NodeState::kJoining;
-  fields.require(in.epoch() <= limits::kEpoch, "the epoch is out of range");
+  fields.require(in.epoch() <= limits::kEpoch,
+                 fmt::format("epoch {}, the limit is {}", in.epoch(), limits::kEpoch));
   record.epoch = Epoch{in.epoch()};
   record.layers = get(in.layers(), fields);
   record.bytes_loaded = in.bytes_loaded();
@@ -305,7 +316,7 @@ Result<NodeRecord> decode_record(std::string_view bytes) {
   record.pages_total = in.pages_total();
   record.pages_used = in.pages_used();
   fields.require(std::isfinite(in.tokens_per_s()) && in.tokens_per_s() >= 0,
-                 "the rate is no number");
+                 fmt::format("{} tokens/s is no rate", in.tokens_per_s()));
   record.tokens_per_s = in.tokens_per_s();
   record.problem = fields.text(in.problem(), limits::kSentenceBytes, "the problem");
   if (!fields.ok()) return fields.error();

@@ -21,7 +21,7 @@ static_assert(limits::kPageKeys * limits::kPageKeyBytes + limits::kLogitBiases *
 void get_route(const proto::Open& in, std::vector<StageAssignment>& out, Fields& fields) {
   fields.require(
       in.stages_size() >= 1 && static_cast<std::size_t>(in.stages_size()) <= limits::kRouteStages,
-      fmt::format("{} stages", in.stages_size()));
+      fmt::format("{} stages, 1 to {} are possible", in.stages_size(), limits::kRouteStages));
   if (!fields.ok()) return;
   std::map<PeerId, bool> used;
   std::uint32_t next = 0;
@@ -67,13 +67,15 @@ void check(const proto::Sampling& in, Fields& fields) {
                  "the repetition penalty is no number above 0");
   fields.require(within(in.presence_penalty(), -2, 2), "the presence penalty is not in [-2, 2]");
   fields.require(within(in.frequency_penalty(), -2, 2), "the frequency penalty is not in [-2, 2]");
-  fields.require(in.min_tokens() <= limits::kContext,
-                 fmt::format("at least {} tokens", in.min_tokens()));
+  fields.require(
+      in.min_tokens() <= limits::kContext,
+      fmt::format("at least {} new tokens in a context of {}", in.min_tokens(), limits::kContext));
   fields.require(static_cast<std::size_t>(in.stop_ids_size()) <= limits::kStopIds,
-                 "too many stop ids");
+                 fmt::format("{} stop ids, the limit is {}", in.stop_ids_size(), limits::kStopIds));
   fields.require(
       in.logprobs() >= -1 && in.logprobs() <= static_cast<std::int32_t>(limits::kTopLogprobs),
-      fmt::format("{} log-probabilities", in.logprobs()));
+      fmt::format("{} log-probabilities, -1 to {} are possible", in.logprobs(),
+                  limits::kTopLogprobs));
 }
 
 // All but logit_bias, which is payload.
@@ -92,7 +94,7 @@ SamplingParams get(const proto::Sampling& in, Fields& fields) {
   params.choice = in.choice();
   params.min_tokens = in.min_tokens();
   for (std::uint32_t token : in.stop_ids()) {
-    fields.require(token < limits::kVocabulary, "a stop id is out of range");
+    fields.require(token < limits::kVocabulary, fmt::format("stop id {} is no token", token));
     params.stop_ids.push_back(static_cast<TokenId>(token));
   }
   params.logprobs = in.logprobs();
@@ -103,21 +105,24 @@ SamplingParams get(const proto::Sampling& in, Fields& fields) {
 // The numbers of OPEN that bound what its payload may hold.
 void check_counts(const proto::Open& in, std::size_t payload_bytes, Fields& fields) {
   const std::uint64_t prompt = in.prompt_tokens(), rows = prompt + in.replayed();
-  fields.require(in.epoch() >= 1 && in.epoch() <= limits::kEpoch, "the epoch is out of range");
+  fields.require(in.epoch() >= 1 && in.epoch() <= limits::kEpoch,
+                 fmt::format("epoch {}, 1 to {} are possible", in.epoch(), limits::kEpoch));
   fields.require(prompt >= 1, "an empty prompt");
   fields.require(
       in.positions_max() >= rows && in.positions_max() <= limits::kContext,
       fmt::format("{} positions for {} + {} tokens", in.positions_max(), prompt, in.replayed()));
-  fields.require(in.new_tokens_max() >= 1 && in.new_tokens_max() <= limits::kContext,
-                 fmt::format("{} new tokens", in.new_tokens_max()));
+  fields.require(
+      in.new_tokens_max() >= 1 && in.new_tokens_max() <= limits::kContext,
+      fmt::format("{} new tokens, 1 to {} are possible", in.new_tokens_max(), limits::kContext));
   fields.require(in.replayed() < in.new_tokens_max(),
                  fmt::format("{} of {} new tokens replayed", in.replayed(), in.new_tokens_max()));
   // One row is always computed.
   fields.require(in.page_keys() <= limits::kPageKeys &&
                      std::uint64_t{in.page_keys()} * limits::kKeyedPageTokens < rows,
                  fmt::format("{} page keys for {} tokens", in.page_keys(), rows));
-  fields.require(in.logit_biases() <= limits::kLogitBiases,
-                 fmt::format("{} logit biases", in.logit_biases()));
+  fields.require(
+      in.logit_biases() <= limits::kLogitBiases,
+      fmt::format("{} logit biases, the limit is {}", in.logit_biases(), limits::kLogitBiases));
   fields.require(in.prompt_ids() <= prompt,
                  fmt::format("{} ids of a prompt of {}", in.prompt_ids(), prompt));
   fields.require(in.replayed_ids() == 0 || in.replayed_ids() == in.replayed(),
@@ -242,9 +247,11 @@ Result<OpenReply> decode_open_reply(const env::Frame& frame) {
   message.sequence = SequenceId{in.sequence()};
   if (in.has_refused()) message.refused = get_failure(in.refused(), fields);
   fields.require(in.cached() <= limits::kContext && in.cached() % limits::kKeyedPageTokens == 0,
-                 fmt::format("{} positions are no whole pages", in.cached()));
-  fields.require(in.positions_max() <= limits::kContext,
-                 fmt::format("{} positions", in.positions_max()));
+                 fmt::format("{} cached positions are no whole pages of {}", in.cached(),
+                             limits::kKeyedPageTokens));
+  fields.require(
+      in.positions_max() <= limits::kContext,
+      fmt::format("{} positions, the limit is {}", in.positions_max(), limits::kContext));
   if (!fields.ok()) return fields.error();
   message.cached = in.cached();
   message.positions_max = in.positions_max();
@@ -262,7 +269,8 @@ Result<Extend> decode_extend(const env::Frame& frame) {
   proto::Extend in;
   MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kExtend, in));
   if (in.positions_max() < 1 || in.positions_max() > limits::kContext)
-    return corrupt("EXTEND", fmt::format("{} positions", in.positions_max()));
+    return corrupt("EXTEND", fmt::format("{} positions, 1 to {} are possible", in.positions_max(),
+                                         limits::kContext));
   return Extend{SequenceId{in.sequence()}, in.positions_max()};
 }
 
@@ -278,7 +286,8 @@ Result<Credit> decode_credit(const env::Frame& frame) {
   proto::Credit in;
   MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kCredit, in));
   if (in.positions() < 1 || in.positions() > limits::kContext)
-    return corrupt("CREDIT", fmt::format("{} positions", in.positions()));
+    return corrupt("CREDIT", fmt::format("{} positions, 1 to {} are possible", in.positions(),
+                                         limits::kContext));
   return Credit{SequenceId{in.sequence()}, in.positions()};
 }
 
@@ -301,7 +310,8 @@ Result<Prompt> decode_prompt(const env::Frame& frame) {
     return corrupt("PROMPT", fmt::format("{} tokens in {} bytes", count, frame.payload.size()));
   if (in.first_position() > limits::kContext - count ||
       in.first_position() % limits::kKeyedPageTokens != 0)
-    return corrupt("PROMPT", fmt::format("{} tokens from {}", count, in.first_position()));
+    return corrupt("PROMPT", fmt::format("{} tokens from position {}, which begins no page of {}",
+                                         count, in.first_position(), limits::kKeyedPageTokens));
   Prompt message{SequenceId{in.sequence()}, std::vector<TokenId>(count), in.first_position()};
   std::memcpy(message.tokens.data(), frame.payload.data(), frame.payload.size());
   for (TokenId token : message.tokens)

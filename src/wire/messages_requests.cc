@@ -35,7 +35,8 @@ env::Frame encode_sequences(FrameType type, const std::vector<SequenceId>& seque
 Result<std::vector<SequenceId>> get_sequences(const proto::Sequences& in, Fields& fields) {
   fields.require(in.sequences_size() >= 1 &&
                      static_cast<std::size_t>(in.sequences_size()) <= limits::kSequencesPerStage,
-                 fmt::format("{} sequences", in.sequences_size()));
+                 fmt::format("{} sequences, 1 to {} are possible", in.sequences_size(),
+                             limits::kSequencesPerStage));
   if (!fields.ok()) return fields.error();
   std::vector<SequenceId> sequences;
   for (std::uint64_t value : in.sequences()) sequences.push_back(SequenceId{value});
@@ -165,7 +166,7 @@ Result<StepMessage> decode_step(const env::Frame& frame, std::size_t row_bytes) 
   MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kStep, in, true));
   const std::size_t count = in.rows();
   if (count < 1 || count > limits::kBatchRows)
-    return corrupt("STEP", fmt::format("{} rows, the limit is {}", count, limits::kBatchRows));
+    return corrupt("STEP", fmt::format("{} rows, 1 to {} are possible", count, limits::kBatchRows));
   if (row_bytes > limits::kFramePayloadBytes ||
       frame.payload.size() != count * (kStepRowBytes + row_bytes))
     return corrupt("STEP", fmt::format("{} rows of {} bytes in {} payload bytes", count, row_bytes,
@@ -219,7 +220,7 @@ Result<RowsDone> decode_rows_done(const env::Frame& frame) {
   MESH_RETURN_IF_ERROR(unpack(frame, FrameType::kRowsDone, in));
   if (in.rows() < 1 || in.rows() > limits::kBatchRows)
     return corrupt("ROWS_DONE",
-                   fmt::format("{} rows, the limit is {}", in.rows(), limits::kBatchRows));
+                   fmt::format("{} rows, 1 to {} are possible", in.rows(), limits::kBatchRows));
   return RowsDone{in.rows()};
 }
 
