@@ -236,6 +236,8 @@ const std::map<std::string, std::function<std::string(const std::string&)>>& way
       {"detokenize", [](S body) { return api_sentence(api::parse_detokenize_request(body)); }},
       {"llama", [](S patch) { return config_says("llama", patch, ""); }},
       {"qwen2", [](S patch) { return config_says("qwen2", patch, ""); }},
+      {"qwen2_moe", [](S patch) { return config_says("qwen2_moe", patch, ""); }},
+      {"qwen3_moe", [](S patch) { return config_says("qwen3_moe", patch, ""); }},
       {"qwen3", [](S patch) { return config_says("qwen3", patch, ""); }},
       {"generation", [](S json) { return config_says("llama", "{}", json); }},
       {"tokenizer",
