@@ -24,7 +24,6 @@ prepare() {  # prepare TARGET
   build "$tree" "$out/build.log" "$1"
 }
 
-# Without -print_funcs=0 the fuzzer spends most of its time on the names of the functions that an input reaches first.
 # run_program LOG PROGRAM CORPUS SEEDS ARG…: runs one, its new inputs go to CORPUS. Returns what it returned.
 run_program() {
   local log=$1 program=$2 corpus=$3 seeds=$4 status=0; shift 4
@@ -32,7 +31,7 @@ run_program() {
   ASAN_OPTIONS=quarantine_size_mb=32:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
     "$tree/bin/fuzz_$program" "$corpus" "$seeds" \
     -timeout="$seconds_max" -rss_limit_mb="$memory_mb" -malloc_limit_mb="$allocation_mb" \
-    -artifact_prefix="$out/$program/" -print_final_stats=1 -print_funcs=0 -use_value_profile=1 -reload=0 "$@" \
+    -artifact_prefix="$out/$program/" -print_final_stats=1 -use_value_profile=1 -reload=0 "$@" \
     >"$log" 2>&1 || status=$?
   return $status
 }
