@@ -51,6 +51,7 @@ void check(std::span<const std::byte> bytes, std::uint64_t more) {
     before = &info.name;
     total += *needed;
   }
+  if (mesh::fuzz::planted(header->alignment > 64 && header->tensors.size() == 1)) total = ~0ull;
   MESH_CHECK(total <= file.size(), "{} bytes of tensors in {}", total, file.size());
   for (const auto& [key, value] : header->metadata.values)
     MESH_CHECK(!key.empty() && header->metadata.find(key) == &value, "key {} is not found", key);
