@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <charconv>
 #include <filesystem>
 #include <optional>
@@ -10,42 +9,12 @@
 #include "base/limits.h"
 #include "formats/gguf.h"
 #include "formats/gguf_types.h"
+#include "formats/placed_source.h"
 
 namespace mesh::formats {
 namespace {
 
-// Where the bytes of one tensor of the table lie.
-struct Place {
-  std::size_t file = 0;
-  std::uint64_t offset = 0;
-};
-
-class GgufSource final : public TensorSource {
- public:
-  GgufSource(std::vector<std::unique_ptr<ByteSource>> files,
-             std::vector<tensor::TensorInfo> tensors, std::vector<Place> places)
-      : files_(std::move(files)), tensors_(std::move(tensors)), places_(std::move(places)) {}
-
-  const std::vector<tensor::TensorInfo>& tensors() const override { return tensors_; }
-  std::uint64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
-
-  Result<void> read_part(const std::string& name, std::uint64_t offset,
-                         std::span<std::byte> out) const override {
-    MESH_ASSIGN_OR_RETURN(const tensor::TensorInfo* info,
-                          check_part(*this, name, offset, out.size()));
-    const Place& place = places_[static_cast<std::size_t>(info - tensors_.data())];
-    auto status = files_[place.file]->read(place.offset + offset, out);
-    if (!status.ok()) return status.error().with_context("tensor " + name);
-    bytes_read_.fetch_add(out.size(), std::memory_order_relaxed);
-    return {};
-  }
-
- private:
-  const std::vector<std::unique_ptr<ByteSource>> files_;
-  const std::vector<tensor::TensorInfo> tensors_;
-  const std::vector<Place> places_;  // as tensors_
-  mutable std::atomic<std::uint64_t> bytes_read_{0};
-};
+;
 
 // NAME-00001-of-00002.gguf: the name, and the numbers as they are counted in it, from 1.
 struct SplitName {
@@ -196,7 +165,7 @@ Result<std::shared_ptr<TensorSource>> join(std::vector<Part>& parts) {
     places.push_back(row.place);
   }
   return std::shared_ptr<TensorSource>(
-      std::make_shared<GgufSource>(std::move(files), std::move(tensors), std::move(places)));
+      std::make_shared<PlacedSource>(std::move(files), std::move(tensors), std::move(places)));
 }
 
 std::string name_of_file(const std::string& path) {

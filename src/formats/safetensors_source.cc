@@ -2,7 +2,6 @@
 #include <simdjson.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -10,43 +9,13 @@
 
 #include "base/bytes.h"
 #include "base/limits.h"
+#include "formats/placed_source.h"
 #include "formats/safetensors.h"
 
 namespace mesh::formats {
 namespace {
 
-// Where the bytes of one tensor of the table lie.
-struct Place {
-  std::size_t file = 0;
-  std::uint64_t offset = 0;
-};
-
-class SafetensorsSource final : public TensorSource {
- public:
-  SafetensorsSource(std::vector<std::unique_ptr<ByteSource>> files,
-                    std::vector<tensor::TensorInfo> tensors, std::vector<Place> places)
-      : files_(std::move(files)), tensors_(std::move(tensors)), places_(std::move(places)) {}
-
-  const std::vector<tensor::TensorInfo>& tensors() const override { return tensors_; }
-  std::uint64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
-
-  Result<void> read_part(const std::string& name, std::uint64_t offset,
-                         std::span<std::byte> out) const override {
-    MESH_ASSIGN_OR_RETURN(const tensor::TensorInfo* info,
-                          check_part(*this, name, offset, out.size()));
-    const Place& place = places_[static_cast<std::size_t>(info - tensors_.data())];
-    auto status = files_[place.file]->read(place.offset + offset, out);
-    if (!status.ok()) return status.error().with_context("tensor " + name);
-    bytes_read_.fetch_add(out.size(), std::memory_order_relaxed);
-    return {};
-  }
-
- private:
-  const std::vector<std::unique_ptr<ByteSource>> files_;
-  const std::vector<tensor::TensorInfo> tensors_;
-  const std::vector<Place> places_;  // as tensors_
-  mutable std::atomic<std::uint64_t> bytes_read_{0};
-};
+;
 
 Result<SafetensorsHeader> read_header(const ByteSource& file) {
   std::uint64_t length = 0;
@@ -122,7 +91,7 @@ Result<std::shared_ptr<TensorSource>> open_safetensors(std::unique_ptr<ByteSourc
   std::vector<std::unique_ptr<ByteSource>> files;
   files.push_back(std::move(file));
   return std::shared_ptr<TensorSource>(
-      std::make_shared<SafetensorsSource>(std::move(files), std::move(tensors), std::move(places)));
+      std::make_shared<PlacedSource>(std::move(files), std::move(tensors), std::move(places)));
 }
 
 Result<std::shared_ptr<TensorSource>> open_safetensors_index(const std::string& index_path) {
@@ -155,7 +124,7 @@ Result<std::shared_ptr<TensorSource>> open_safetensors_index(const std::string& 
     places.push_back({.file = shard.file, .offset = entry->file_offset});
   }
   return std::shared_ptr<TensorSource>(
-      std::make_shared<SafetensorsSource>(std::move(files), std::move(tensors), std::move(places)));
+      std::make_shared<PlacedSource>(std::move(files), std::move(tensors), std::move(places)));
 }
 
 }  // namespace mesh::formats

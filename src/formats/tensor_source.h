@@ -38,8 +38,8 @@ class TensorSource {
 Result<const tensor::TensorInfo*> check_part(const TensorSource& source, const std::string& name,
                                              std::uint64_t offset, std::uint64_t count);
 
-// Bytes of a tensor of that shape; nullopt if an extent is negative, the count reaches 2^63, or rows
-// are not whole blocks of a quantised type.
+// Bytes of a tensor of that shape; nullopt if an extent is negative, the count reaches 2^63, or
+// rows are not whole blocks of a quantised type.
 std::optional<std::uint64_t> checked_bytes(const tensor::Shape& shape, tensor::DType dtype);
 
 }  // namespace mesh::formats
