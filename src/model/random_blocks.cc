@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "tensor/quantized.h"
 
 namespace mesh::model {
 namespace {
@@ -13,46 +14,49 @@ using tensor::DType;
 
 constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15ull;
 
-// Where a block keeps its scales, and what a scale of 1 gives: the deviation of the values, and the
-// mean that the minimum takes away (mean = scale_unit · d − min_unit · m).
-struct Layout {
-  int scale = -1;          // offset of the f16 scale d
-  int min = -1;            // offset of the f16 minimum, −1: none
-  double deviation = 1;    // of the values for d = 1 (and the minimum below)
-  double min_for_one = 0;  // the minimum that centres the values for d = 1
+// What a scale of 1 gives: the deviation of the values, and the minimum that centres them.
+struct Spread {
+  double deviation = 1;
+  double min_for_one = 0;
 };
 
 // Uniform quants q of 0…2ⁿ−1 deviate by (2ⁿ)/√12. Six-bit scales are uniform too: E[sc²] = 63²/3
 // about, so values sc·q deviate by about √(E[sc²])·dev(q); min and scale have the same mean.
-Layout layout_of(DType dtype) {
+Spread spread_of(DType dtype) {
   switch (dtype) {
     case DType::kQ4_0:
-      return {0, -1, 4.6, 0};
+      return {4.6, 0};
     case DType::kQ4_1:
-      return {0, 2, 4.6, -7.5};
+      return {4.6, -7.5};
     case DType::kQ5_0:
-      return {0, -1, 9.2, 0};
+      return {9.2, 0};
     case DType::kQ5_1:
-      return {0, 2, 9.2, -15.5};
+      return {9.2, -15.5};
     case DType::kQ8_0:
-      return {0, -1, 73.9, 0};
+      return {73.9, 0};
     case DType::kQ2_K:
-      return {80, 82, 12.5, 1.5};
+      return {12.5, 1.5};
     case DType::kQ3_K:
-      return {108, -1, 42, 0};
+      return {42, 0};
     case DType::kQ4_K:
-      return {0, 2, 310, 7.5};
+      return {310, 7.5};
     case DType::kQ5_K:
-      return {0, 2, 640, 15.5};
+      return {640, 15.5};
     case DType::kQ6_K:
-      return {208, -1, 1370, 0};
+      return {1370, 0};
     case DType::kIQ4_NL:
-      return {0, -1, 69, 0};
+      return {69, 0};
     case DType::kIQ4_XS:
-      return {0, -1, 1280, 0};
+      return {1280, 0};
     default:
       return {};
   }
+}
+
+const tensor::BlockScales& scales_of(DType dtype) {
+  const tensor::BlockScales* line = tensor::block_scales().data();
+  while (line->dtype != dtype) ++line;
+  return *line;
 }
 
 void put_half(std::span<std::byte> out, int at, double value) {
@@ -77,10 +81,11 @@ void random_block(DType dtype, std::uint64_t key, std::uint64_t index, float dev
     out[0] = static_cast<std::byte>(127 + exponent);
     return;
   }
-  const Layout layout = layout_of(dtype);
-  const double d = deviation / layout.deviation * spread;
-  put_half(out, layout.scale, d);
-  if (layout.min >= 0) put_half(out, layout.min, d * layout.min_for_one);
+  const tensor::BlockScales& scales = scales_of(dtype);
+  const Spread unit = spread_of(dtype);
+  const double d = deviation / unit.deviation * spread;
+  put_half(out, scales.scale, d);
+  if (scales.min >= 0) put_half(out, scales.min, d * unit.min_for_one);
 }
 
 }  // namespace mesh::model

@@ -13,14 +13,10 @@ namespace {
 
 using tensor::DType;
 
-constexpr DType kTypes[] = {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,   DType::kQ5_1,
-                            DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,   DType::kQ4_K,
-                            DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS,
-                            DType::kMXFP4};
-
 TEST(RandomBlocks, HaveTheDeviationAskedFor) {
   constexpr int kBlocks = 400;
-  for (const DType type : kTypes) {
+  for (const tensor::BlockScales& line : tensor::block_scales()) {
+    const DType type = line.dtype;
     const std::size_t elements = tensor::block_elements(type);
     std::vector<float> values(kBlocks * elements);
     std::vector<std::byte> block(tensor::block_bytes(type));

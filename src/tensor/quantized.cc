@@ -182,6 +182,16 @@ Decode decoder_of(DType dtype) {
 
 }  // namespace
 
+std::span<const BlockScales> block_scales() {
+  static constexpr BlockScales kScales[] = {
+      {DType::kQ4_0, 0, -1},   {DType::kQ4_1, 0, 2},   {DType::kQ5_0, 0, -1},
+      {DType::kQ5_1, 0, 2},    {DType::kQ8_0, 0, -1},  {DType::kIQ4_NL, 0, -1},
+      {DType::kMXFP4, -1, -1}, {DType::kQ2_K, 80, 82}, {DType::kQ3_K, 108, -1},
+      {DType::kQ4_K, 0, 2},    {DType::kQ5_K, 0, 2},   {DType::kQ6_K, 208, -1},
+      {DType::kIQ4_XS, 0, -1}};
+  return kScales;
+}
+
 ScaleMin scale_min(const std::uint8_t* packed, int j) {
   if (j < 4) return {static_cast<u8>(packed[j] & 63), static_cast<u8>(packed[j + 4] & 63)};
   return {static_cast<u8>((packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4),

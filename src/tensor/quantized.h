@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "tensor/dtype.h"
 
@@ -16,6 +17,15 @@ inline constexpr std::int8_t kNonlinear4[16] = {-127, -104, -83, -65, -49, -35, 
                                                 1,    13,   25,  38,  53,  69,  89,  113};
 inline constexpr std::int8_t kTwiceE2M1[16] = {0, 1,  2,  3,  4,  6,  8,  12,
                                                0, -1, -2, -3, -4, -6, -8, -12};
+
+// Where a block keeps its f16 scale and minimum: offsets of their first bytes, -1 where there is
+// none (the scale of MXFP4 is an exponent byte at 0).
+struct BlockScales {
+  DType dtype;
+  int scale, min;
+};
+// One line for each quantised type: those with blocks of 32, then those of 256.
+std::span<const BlockScales> block_scales();
 
 // Scale and minimum of sub-block j in [0, 8) of Q4_K and Q5_K, six bits each, from 12 bytes.
 struct ScaleMin {

@@ -7,6 +7,7 @@
 #include "backends/cpu/cpu_backend.h"
 #include "base/random.h"
 #include "ops/exact_math.h"
+#include "tensor/quantized.h"
 
 namespace mesh::conformance {
 
@@ -24,17 +25,8 @@ std::vector<std::byte> random_bytes(std::uint64_t seed, DType dtype, std::int64_
       std::memcpy(at, &value, 4);
       continue;
     }
-    std::uint16_t half = tensor::f32_to_bf16(value);
-    if (dtype == DType::kF16) {
-      // Nearest half by search over the exponent: m · 2^e with an 11-bit m, denormals included.
-      int e = 0;
-      std::frexp(value, &e);
-      e = std::max(e - 11, -24);
-      const double m = std::nearbyint(std::ldexp(std::fabs(static_cast<double>(value)), -e));
-      const auto magnitude = static_cast<std::uint32_t>(m) +
-                             (e > -24 ? static_cast<std::uint32_t>(e + 24) * 1024u : 0u);
-      half = static_cast<std::uint16_t>(magnitude | (value < 0 ? 0x8000u : 0u));
-    }
+    const std::uint16_t half =
+        dtype == DType::kF16 ? tensor::f32_to_f16(value) : tensor::f32_to_bf16(value);
     std::memcpy(at, &half, 2);
   }
   return bytes;
@@ -47,18 +39,6 @@ ops::HostTensor random_tensor(std::uint64_t seed, DType dtype, tensor::Shape sha
 }
 
 namespace {
-
-// Offsets of the half-precision scales in a block, −1 where there is none.
-struct ScaleOffsets {
-  DType dtype;
-  int first, second;
-};
-constexpr ScaleOffsets kQuantised[] = {
-    {DType::kQ4_0, 0, -1},   {DType::kQ4_1, 0, 2},   {DType::kQ5_0, 0, -1},
-    {DType::kQ5_1, 0, 2},    {DType::kQ8_0, 0, -1},  {DType::kIQ4_NL, 0, -1},
-    {DType::kMXFP4, -1, -1}, {DType::kQ2_K, 80, 82}, {DType::kQ3_K, 108, -1},
-    {DType::kQ4_K, 0, 2},    {DType::kQ5_K, 0, 2},   {DType::kQ6_K, 208, -1},
-    {DType::kIQ4_XS, 0, -1}};
 
 std::uint16_t random_half(Prng& prng, bool wild) {
   const std::uint64_t kind = wild ? prng.below(8) : 7;
@@ -74,7 +54,7 @@ std::uint16_t random_half(Prng& prng, bool wild) {
 
 std::vector<DType> quantised_types() {
   std::vector<DType> types;
-  for (const ScaleOffsets& type : kQuantised) types.push_back(type.dtype);
+  for (const tensor::BlockScales& type : tensor::block_scales()) types.push_back(type.dtype);
   return types;
 }
 
@@ -87,7 +67,7 @@ ops::HostTensor random_blocks(std::uint64_t seed, DType dtype, tensor::Shape sha
   // Runs of the lowest byte: −128 in Q8_0, the least nibbles elsewhere.
   for (std::byte& byte : *owner)
     byte = wild && prng.below(16) == 0 ? std::byte{0x80} : static_cast<std::byte>(prng.below(256));
-  const ScaleOffsets* type = kQuantised;
+  const tensor::BlockScales* type = tensor::block_scales().data();
   while (type->dtype != dtype) ++type;
   for (std::size_t at = 0; at < owner->size(); at += block) {
     if (dtype == DType::kMXFP4)
@@ -97,7 +77,7 @@ ops::HostTensor random_blocks(std::uint64_t seed, DType dtype, tensor::Shape sha
       std::fill(owner->begin() + static_cast<std::ptrdiff_t>(at),
                 owner->begin() + static_cast<std::ptrdiff_t>(at + block),
                 dtype == DType::kMXFP4 ? std::byte{0x77} : std::byte{0x80});
-    for (const int offset : {type->first, type->second}) {
+    for (const int offset : {type->scale, type->min}) {
       if (offset < 0) continue;
       const std::uint16_t half = random_half(prng, wild);
       std::memcpy(owner->data() + at + offset, &half, 2);

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/random.h"
 #include "ops/exact_math.h"
+#include "tensor/quantized.h"
 
 namespace mesh::backends::cpu {
 namespace {
@@ -131,20 +132,8 @@ void hash_experts(Hasher& hasher, ops::Backend& backend, DType weight, int rows)
   }
 }
 
-// Offsets of the half-precision scales in a block, −1 where there is none.
-struct ScaleOffsets {
-  DType dtype;
-  int first, second;
-};
-constexpr ScaleOffsets kQuantised[] = {
-    {DType::kQ4_0, 0, -1},   {DType::kQ4_1, 0, 2},   {DType::kQ5_0, 0, -1},
-    {DType::kQ5_1, 0, 2},    {DType::kQ8_0, 0, -1},  {DType::kIQ4_NL, 0, -1},
-    {DType::kMXFP4, -1, -1}, {DType::kQ2_K, 80, 82}, {DType::kQ3_K, 108, -1},
-    {DType::kQ4_K, 0, 2},    {DType::kQ5_K, 0, 2},   {DType::kQ6_K, 208, -1},
-    {DType::kIQ4_XS, 0, -1}};
-
 // Any bytes are quants; scales get an exponent that keeps sums finite.
-ops::HostTensor host_blocks(const ScaleOffsets& type, std::uint64_t seed, std::int64_t rows,
+ops::HostTensor host_blocks(const tensor::BlockScales& type, std::uint64_t seed, std::int64_t rows,
                             std::int64_t cols, std::vector<std::byte>& bytes) {
   Prng prng(seed);
   const std::size_t block = tensor::block_bytes(type.dtype);
@@ -152,7 +141,7 @@ ops::HostTensor host_blocks(const ScaleOffsets& type, std::uint64_t seed, std::i
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(prng.below(256));
   for (std::size_t at = 0; at < bytes.size(); at += block) {
     if (type.dtype == DType::kMXFP4) bytes[at] = static_cast<std::byte>(110 + prng.below(16));
-    for (const int offset : {type.first, type.second})
+    for (const int offset : {type.scale, type.min})
       if (offset >= 0) {
         std::byte& high = bytes[at + static_cast<std::size_t>(offset) + 1];
         high = (high & std::byte{0x9F}) | std::byte{0x10};
@@ -162,7 +151,7 @@ ops::HostTensor host_blocks(const ScaleOffsets& type, std::uint64_t seed, std::i
 }
 
 // An odd number of blocks, groups that are not full, every kernel's remainder of rows.
-void hash_quantised(Hasher& hasher, ops::Backend& backend, const ScaleOffsets& type) {
+void hash_quantised(Hasher& hasher, ops::Backend& backend, const tensor::BlockScales& type) {
   constexpr std::int64_t kOut = 43;
   const std::int64_t in = tensor::block_elements(type.dtype) == 32 ? 288 : 768;
   std::vector<std::byte> weight_bytes, bias_bytes;
@@ -220,7 +209,8 @@ std::uint64_t hash_kernels(ops::Backend& backend) {
     for (const int rows : {1, 5, 19})
       hash_rows(hasher, backend, weight, weight == DType::kF32 ? DType::kF32 : DType::kBF16, rows);
   for (const int rows : {1, 19}) hash_experts(hasher, backend, DType::kBF16, rows);
-  for (const ScaleOffsets& type : kQuantised) hash_quantised(hasher, backend, type);
+  for (const tensor::BlockScales& type : tensor::block_scales())
+    hash_quantised(hasher, backend, type);
   for (const DType store : {DType::kF32, DType::kBF16}) hash_attention(hasher, backend, store);
   for (int i = -900; i <= 900; i += 7) {
     hasher.update_value(ops::class_exp(static_cast<float>(i) * 0.1f));
