@@ -12,13 +12,6 @@
 namespace mesh::backends::cpu {
 namespace {
 
-// Elements of a row operator below which a second thread does not pay.
-constexpr std::int64_t kGrain = 4096;
-
-std::int64_t grain_rows(std::int64_t cols) {
-  return cols < kGrain ? kGrain / cols : 1;
-}
-
 // One row's use of one expert.
 struct Choice {
   std::int32_t expert = 0;
@@ -175,6 +168,7 @@ void CpuStep::add_gated(ops::Tensor& y, const ops::Tensor& shared, const ops::Te
              "[{}, {}] with gate [{}, {}] added to [{}, {}]", shared.rows, shared.cols,
              gate_logit.rows, gate_logit.cols, y.rows, y.cols);
   device_.uses->note(Kernel::kAddGated);
+  forget_rounded(y.data);
   const auto kernel = device_.kernels->add_gated;
   for_range(*device_.pool, y.rows, grain_rows(y.cols),
             [&](std::int64_t begin, std::int64_t end, int) {

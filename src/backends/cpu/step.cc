@@ -13,18 +13,12 @@ namespace mesh::backends::cpu {
 namespace {
 
 constexpr int kRowChunk = 192;  // rows of a product whose block of x stays in the second cache
-constexpr std::int64_t kGrain =
-    4096;  // elements of a row operator below which a second thread does not pay
 
 const CpuLinear& cpu_linear(const ops::Linear& w) {
   return static_cast<const CpuLinear&>(w);
 }
 const CpuVec& cpu_vec(const ops::Vec& w) {
   return static_cast<const CpuVec&>(w);
-}
-
-std::int64_t grain_rows(std::int64_t cols) {
-  return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(cols, 1));
 }
 
 // Blocks of K as the class says; the mutation splits K by the thread count, which tests must

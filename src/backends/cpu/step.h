@@ -109,6 +109,12 @@ class StepSlot {
   alignas(CpuStep) std::array<std::byte, sizeof(CpuStep)> storage_;
 };
 
+// Rows of a row operator below which a second thread does not pay.
+constexpr std::int64_t grain_rows(std::int64_t cols) {
+  constexpr std::int64_t kElements = 4096;
+  return cols < kElements ? kElements / (cols < 1 ? 1 : cols) : 1;
+}
+
 // Runs f(begin, end, worker) over [0, count) in parts of at least `grain`; parts only ever split
 // whole items.
 template <typename F>

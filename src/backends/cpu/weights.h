@@ -33,8 +33,8 @@ struct LinearPart {
 // that pad the last group are never stored.
 class CpuLinear final : public ops::Linear {
  public:
-  // Sources that follow one another and have one type make one part. A quantised type without
-  // kernels in `quant` becomes f32. Errors: see ops::Backend::load_linear.
+  // Sources that follow one another and have one type make one part. Errors: see
+  // ops::Backend::load_linear.
   static Result<std::unique_ptr<CpuLinear>> make(std::span<const ops::LinearSource> sources,
                                                  const QuantKernels& quant, ThreadPool& pool);
 
