@@ -1,7 +1,5 @@
 // Attention of the cpu backend alone: operations per second and thread, for prompts and for decode.
 
-#include <time.h>
-
 #include <CLI/CLI.hpp>
 #include <numeric>
 
@@ -23,12 +21,6 @@ struct Shape {
   int heads, kv_heads, head_dim;
 };
 constexpr Shape kShapes[] = {{"qwen3-0.6b", 16, 8, 128}, {"llama-3.2-1b", 32, 8, 64}};
-
-double thread_seconds() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
 
 // Seconds of this thread for the last `rows` of `length` positions, the cache being full of the
 // ones before.

@@ -1,22 +1,20 @@
 // Rates of the quantised products of the cpu backend, one thread, beside the machine's own limits
 // in the same run. All times are CPU time of the thread, so that other programs count less.
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <ctime>
 #include <functional>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "backends/cpu/float_mode.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/memory.h"
 #include "backends/cpu/quant.h"
 #include "base/random.h"
+#include "bench/support/machine_peaks.h"
 #include "bench/support/report.h"
 
 namespace mesh::bench {
@@ -40,12 +38,6 @@ struct Options {
   bool cached = false;
 };
 
-double thread_seconds() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
 // Seconds of `repeat` runs after one to warm up, ascending.
 std::vector<double> times(int repeat, const std::function<void()>& run) {
   run();
@@ -65,47 +57,15 @@ void add_rates(Report& report, const std::string& name, const std::vector<double
   report.value(name + " best", work / seconds.front() * 1e-9, unit);
 }
 
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) std::int64_t read_all(const std::byte* p, std::size_t bytes) {
-  __m256i sum[8] = {};
-  for (std::size_t i = 0; i + 256 <= bytes; i += 256)
-    for (std::size_t k = 0; k < 8; ++k)
-      sum[k] = _mm256_add_epi64(
-          sum[k], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32 * k)));
-  for (std::size_t k = 1; k < 8; ++k) sum[0] = _mm256_add_epi64(sum[0], sum[k]);
-  return _mm256_extract_epi64(sum[0], 0);
+// What the machine can do at most with these instructions, on this thread.
+void limits(Report& report, const MachinePeaks& peaks, const std::byte* memory, int repeat) {
+  constexpr std::int64_t kRounds = 4'000'000;
+  const auto* data = reinterpret_cast<const char*>(memory);
+  add_rates(report, "read", times(repeat, [&] { peaks.read(data, kWeightBytes); }), kWeightBytes,
+            "GB/s");
+  add_rates(report, fmt::format("{} peak", peaks.product),
+            times(repeat, [&] { peaks.multiply(kRounds); }), peaks.operations * kRounds, "GOP/s");
 }
-
-constexpr std::int64_t kPeakLoops = 4'000'000;
-constexpr int kPeakChains = 16;
-__attribute__((target("avx512f,avx512vnni"))) std::int64_t multiply_all() {
-  __m512i sum[kPeakChains], w = _mm512_set1_epi8(3), x = _mm512_set1_epi8(2);
-#pragma GCC unroll 16
-  for (int k = 0; k < kPeakChains; ++k) sum[k] = _mm512_setzero_si512();
-  for (std::int64_t i = 0; i < kPeakLoops; ++i) {
-#pragma GCC unroll 16
-    for (int k = 0; k < kPeakChains; ++k) {
-      sum[k] = _mm512_dpbusd_epi32(sum[k], w, x);
-      asm volatile("" : "+v"(sum[k]));  // else the loop is folded
-    }
-  }
-  alignas(64) std::int64_t out[8];
-  _mm512_store_si512(out, sum[0]);
-  return out[0];
-}
-
-void limits(Report& report, const std::byte* memory, int repeat) {
-  volatile std::int64_t sink = 0;
-  if (__builtin_cpu_supports("avx2"))
-    add_rates(report, "read", times(repeat, [&] { sink = sink + read_all(memory, kWeightBytes); }),
-              kWeightBytes, "GB/s");
-  if (__builtin_cpu_supports("avx512vnni"))
-    add_rates(report, "vnni peak", times(repeat, [&] { sink = sink + multiply_all(); }),
-              2.0 * 64 * kPeakChains * kPeakLoops, "GOP/s");
-}
-#else
-void limits(Report&, const std::byte*, int) {}
-#endif
 
 // Groups of `in` columns, all with the bytes of one; scales are moderate.
 std::size_t fill(const QuantKernels& quant, int type, std::int64_t in, std::byte* memory) {
@@ -179,12 +139,14 @@ int run(int argc, char** argv) {
   const auto kernels = select_kernels(options.isa);
   if (!kernels.ok()) return give_up(kernels.error().message);
   const QuantKernels quant = quant_kernels(**kernels);
+  const MachinePeaks* peaks = machine_peaks((*kernels)->isa);
+  if (peaks == nullptr) return give_up(fmt::format("no limits of {}", (*kernels)->isa));
   set_float_mode();
   Block memory = Block::allocate(kWeightBytes, true);
   if (!memory) return give_up("no memory for the weights");
   std::memset(memory.data(), 1, kWeightBytes);
   Report report("products", report_options);
-  limits(report, memory.data(), options.repeat);
+  limits(report, *peaks, memory.data(), options.repeat);
   for (int type = 0; type < kQuantTypes; ++type) {
     const bool wanted =
         std::find(options.types.begin(), options.types.end(), kNames[type]) != options.types.end();
@@ -193,7 +155,7 @@ int run(int argc, char** argv) {
     for (const int rows : options.rows)
       measure(report, quant, type, rows, options, memory.data(), groups);
   }
-  limits(report, memory.data(), options.repeat);
+  limits(report, *peaks, memory.data(), options.repeat);
   return report.finish();
 }
 

@@ -14,6 +14,7 @@ namespace mesh::bench {
 
 using measure::now;
 using measure::percentile;
+using measure::thread_seconds;
 
 struct ReportOptions {
   bool json = false;

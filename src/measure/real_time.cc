@@ -1,5 +1,7 @@
 #include "measure/real_time.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,6 +12,12 @@ namespace mesh::measure {
 
 Instant now() {
   return Instant(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+double thread_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 double percentile(std::vector<double> values, double share) {

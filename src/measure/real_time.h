@@ -12,6 +12,9 @@ namespace mesh::measure {
 // Monotonic, any thread; unlike a loop's clock it moves within a turn.
 Instant now();
 
+// CPU time of the calling thread in seconds, for which other programs count less.
+double thread_seconds();
+
 // The value below which `share` of them lie (nearest rank); 0 for none.
 double percentile(std::vector<double> values, double share);
 
