@@ -1,5 +1,5 @@
-// Input: a GGUF file; once as it is, and once more without its last three bytes, which then say how
-// many zeros follow.
+// Input: a GGUF file; once as it is, and once more without its last two bytes, which then say how
+// many zeros follow: few enough that filling them is not what the time goes to.
 
 #include <algorithm>
 #include <cstring>
@@ -51,7 +51,8 @@ void check(std::span<const std::byte> bytes, std::uint64_t more) {
     before = &info.name;
     total += *needed;
   }
-  if (mesh::fuzz::planted(header->alignment > 64 && header->tensors.size() == 1)) total = ~0ull;
+  if (mesh::fuzz::planted(header->tensors.size() == 1 && !header->metadata.values.empty()))
+    total = ~0ull;
   MESH_CHECK(total <= file.size(), "{} bytes of tensors in {}", total, file.size());
   for (const auto& [key, value] : header->metadata.values)
     MESH_CHECK(!key.empty() && header->metadata.find(key) == &value, "key {} is not found", key);
@@ -62,9 +63,7 @@ void check(std::span<const std::byte> bytes, std::uint64_t more) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto input = mesh::fuzz::bytes_of(data, size);
   check(input, 0);
-  if (size < 3) return 0;
-  std::uint32_t more = 0;
-  for (std::size_t i = size - 3; i < size; ++i) more = more << 8 | data[i];
-  check(input.first(size - 3), more);
+  if (size < 2) return 0;
+  check(input.first(size - 2), static_cast<std::uint64_t>(data[size - 2]) << 8 | data[size - 1]);
   return 0;
 }
