@@ -17,6 +17,13 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 if(MESH_TESTS OR MESH_FUZZ)
   find_package(GTest REQUIRED)
 endif()
+# Optional: which cores and memory domains the machine has.
+pkg_check_modules(HWLOC QUIET IMPORTED_TARGET hwloc>=2.0)
+if(HWLOC_FOUND)
+  message(STATUS "hwloc ${HWLOC_VERSION}: threads and weights are laid over NUMA domains")
+else()
+  message(STATUS "hwloc not found: the machine counts as one NUMA domain (Debian: libhwloc-dev)")
+endif()
 # Optional: editing and history of the lines typed in chat.
 pkg_check_modules(EDIT QUIET IMPORTED_TARGET libedit)
 if(EDIT_FOUND)

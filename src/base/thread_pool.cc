@@ -91,10 +91,14 @@ struct ThreadPool::Impl {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
+ThreadPool::ThreadPool(int threads, const std::function<void(int)>& settle)
+    : impl_(std::make_unique<Impl>()) {
   MESH_CHECK(threads >= 1, "{} threads", threads);
   for (int worker = 1; worker < threads; ++worker)
-    impl_->workers.emplace_back([this, worker] { impl_->loop(worker); });
+    impl_->workers.emplace_back([this, worker, settle] {
+      if (settle) settle(worker);
+      impl_->loop(worker);
+    });
 }
 
 ThreadPool::~ThreadPool() {

@@ -12,7 +12,8 @@ namespace mesh {
 // then sleep.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);
+  // Each worker but the caller calls `settle` with its number before anything else.
+  explicit ThreadPool(int threads, const std::function<void(int worker)>& settle = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

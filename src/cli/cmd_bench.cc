@@ -14,6 +14,7 @@
 #include "model/config.h"
 #include "model/synthetic_shapes.h"
 #include "node/machine.h"
+#include "topology/topology.h"
 
 namespace mesh::cli {
 namespace {
@@ -123,7 +124,7 @@ Result<Outcome> measure_all(const BenchOptions& o, Console& console) {
   Outcome out;
   out.name = what.name;
   out.stages = o.stages;
-  const int share = std::max(1, node::core_count() / static_cast<int>(o.stages));
+  const int share = std::max(1, topology::default_threads() / static_cast<int>(o.stages));
   out.threads = o.threads > 0 ? o.threads : share;
   measure::LocalMeshOptions mesh_options;
   mesh_options.model = what.open;

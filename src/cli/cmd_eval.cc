@@ -5,7 +5,7 @@
 #include "cli/environment.h"
 #include "cli/options.h"
 #include "engine/eval.h"
-#include "node/machine.h"
+#include "topology/topology.h"
 
 namespace mesh::cli {
 
@@ -16,7 +16,7 @@ int run_eval_command(const EvalCommandOptions& options) {
   eval.backend = options.backend;
   eval.isa = options.isa;
   eval.quantize = options.quantize;
-  eval.threads = options.threads > 0 ? options.threads : node::core_count();
+  eval.threads = options.threads > 0 ? options.threads : topology::default_threads();
   eval.ids_files = options.ids;
   eval.out_file = options.out;
   eval.hidden = options.hidden;

@@ -21,6 +21,7 @@
 #include "node/mesh_node.h"
 #include "node/model_catalog.h"
 #include "node/serving.h"
+#include "topology/topology.h"
 
 namespace mesh::node {
 namespace {
@@ -117,7 +118,7 @@ void LocalNode::Impl::on_loop(const std::function<void()>& task) {
 
 Result<void> LocalNode::Impl::open_device() {
   backends::BackendOptions wanted;
-  wanted.threads = options.threads > 0 ? options.threads : core_count();
+  wanted.threads = options.threads > 0 ? options.threads : topology::default_threads();
   wanted.isa = options.isa;
   MESH_ASSIGN_OR_RETURN(backend, backends::make_backend(options.backend, wanted));
   backend_info = backend->info();

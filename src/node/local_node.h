@@ -43,7 +43,7 @@ struct LocalNodeOptions {
   bool willing = true;  // false: asks only, holds no layers
   std::string backend = "cpu";
   std::string isa;              // "": best
-  int threads = 0;              // 0: all cores
+  int threads = 0;              // 0: one for each core
   std::uint64_t memory = 0;     // bytes for weights and KV; 0: 80 % of what is available
   std::uint64_t kv_memory = 0;  // bytes of it for KV; 0: a quarter
   std::size_t max_queue =

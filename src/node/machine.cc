@@ -11,7 +11,6 @@
 #include <fstream>
 #include <memory>
 #include <sstream>
-#include <thread>
 
 namespace mesh::node {
 
@@ -52,11 +51,6 @@ std::string host_name() {
   if (::gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "node";
   const std::string full(name);
   return full.substr(0, full.find('.'));
-}
-
-int core_count() {
-  const unsigned cores = std::thread::hardware_concurrency();
-  return cores > 0 ? static_cast<int>(cores) : 1;
 }
 
 std::vector<std::string> interface_addresses() {

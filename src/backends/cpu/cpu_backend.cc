@@ -14,6 +14,7 @@
 #include "backends/cpu/weights.h"
 #include "base/limits.h"
 #include "base/thread_pool.h"
+#include "topology/topology.h"
 
 namespace mesh::backends::cpu {
 namespace {
@@ -24,11 +25,21 @@ Result<std::unique_ptr<Interface>> as_interface(Result<std::unique_ptr<Made>> ma
   return std::unique_ptr<Interface>(std::move(made).value());
 }
 
+// What a worker does first: it keeps to its memory domain, where there are several.
+std::function<void(int)> settling(int threads) {
+  static const topology::Topology machine = topology::read_topology();
+  std::vector<std::size_t> places = topology::place_workers(machine, threads);
+  if (places.empty()) return {};
+  return [places = std::move(places)](int worker) {
+    (void)topology::keep_to(machine.domains[places[static_cast<std::size_t>(worker)]]);
+  };
+}
+
 class CpuBackend final : public ops::Backend {
  public:
   CpuBackend(const CpuOptions& options, const KernelTable& kernels)
       : isa_(options.isa == "scalar_plain" ? options.isa : std::string(kernels.isa)),
-        pool_(options.threads),
+        pool_(options.threads, settling(options.threads)),
         device_{&kernels, quant_kernels(kernels), &pool_, &uses_} {
     set_float_mode();
     self_test_ = hash_kernels(*this);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "topology/topology.h"
 
 namespace mesh::backends::cpu {
 namespace {
@@ -35,6 +36,7 @@ Block Block::allocate(std::uint64_t bytes, bool huge) {
 #else
   (void)huge;
 #endif
+  if (bytes >= kHugePage) topology::spread_pages(memory, bytes);
   block.data_ = static_cast<std::byte*>(memory);
   block.size_ = bytes;
   return block;
