@@ -15,7 +15,7 @@
 #include "base/result.h"
 #include "bench/support/machine_peaks.h"
 #include "bench/support/report.h"
-#include "node/machine.h"
+#include "topology/topology.h"
 
 namespace mesh::bench {
 namespace {
@@ -129,7 +129,7 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 16));
   app.add_option("--repetitions", options.repetitions)->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
-  if (options.threads.empty()) options.threads = {1, node::core_count()};
+  if (options.threads.empty()) options.threads = {1, topology::default_threads()};
   const MachinePeaks* peaks = machine_peaks(options.isa);
   if (peaks == nullptr) return give_up("no kernels for " + options.isa);
   if (!peaks->usable()) return give_up(fmt::format("this machine has no {}", peaks->isa));

@@ -8,7 +8,7 @@
 #include "bench/support/hop_time.h"
 #include "bench/support/report.h"
 #include "measure/local_mesh.h"
-#include "node/machine.h"
+#include "topology/topology.h"
 
 namespace mesh::bench {
 namespace {
@@ -145,7 +145,8 @@ Result<void> measure(const Options& options, Report& report) {
   const bool all = !options.rate && !options.busy && !options.gap;
   measure::LocalMeshOptions mesh;
   mesh.model = bench_model;
-  mesh.threads = options.threads > 0 ? options.threads : std::max(1, node::core_count() / 2);
+  mesh.threads =
+      options.threads > 0 ? options.threads : std::max(1, topology::default_threads() / 2);
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, bench_model());
   MESH_ASSIGN_OR_RETURN(mesh.stages, measure::planned_stages(std::move(model), 2));
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<LocalMesh> two, LocalMesh::start(mesh));

@@ -11,7 +11,7 @@
 #include "bench/support/report.h"
 #include "measure/speed.h"
 #include "model/synthetic_shapes.h"
-#include "node/machine.h"
+#include "topology/topology.h"
 
 namespace mesh::bench {
 namespace {
@@ -32,7 +32,7 @@ class BusyCore {
       : thread_([this] {
           cpu_set_t last;
           CPU_ZERO(&last);
-          CPU_SET(static_cast<std::size_t>(node::core_count() - 1), &last);
+          CPU_SET(static_cast<std::size_t>(topology::default_threads() - 1), &last);
           pthread_setaffinity_np(pthread_self(), sizeof(last), &last);
           while (!stop_.load(std::memory_order_relaxed)) {
           }
@@ -84,7 +84,7 @@ class Bench {
 // All threads while the last core is taken, against one thread on a quiet machine.
 Result<void> measure_busy(const Bench& bench, const Options& options, Report& report) {
   MESH_ASSIGN_OR_RETURN(const auto alone, bench.mesh(1, 1));
-  MESH_ASSIGN_OR_RETURN(const auto all, bench.mesh(1, node::core_count()));
+  MESH_ASSIGN_OR_RETURN(const auto all, bench.mesh(1, topology::default_threads()));
   std::vector<double> ratios;
   for (std::uint32_t i = 0; i < options.pairs; ++i) {
     MESH_ASSIGN_OR_RETURN(const double quiet, bench.tokens_per_second(*alone, 1));
@@ -99,8 +99,8 @@ Result<void> measure_busy(const Bench& bench, const Options& options, Report& re
 
 // Three nodes, each with all cores' threads as it would be started, against one.
 Result<void> measure_nodes(const Bench& bench, const Options& options, Report& report) {
-  MESH_ASSIGN_OR_RETURN(const auto one, bench.mesh(1, node::core_count()));
-  MESH_ASSIGN_OR_RETURN(const auto three, bench.mesh(3, node::core_count()));
+  MESH_ASSIGN_OR_RETURN(const auto one, bench.mesh(1, topology::default_threads()));
+  MESH_ASSIGN_OR_RETURN(const auto three, bench.mesh(3, topology::default_threads()));
   for (const std::uint32_t streams : {1u, 8u}) {
     std::vector<double> ratios;
     for (std::uint32_t i = 0; i < options.pairs; ++i) {

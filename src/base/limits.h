@@ -93,6 +93,7 @@ constexpr std::size_t kPromptRowsAhead = 1024;      // sent to the next stage, n
 constexpr std::size_t kPromptRowsDone = 64;         // computed before they are acknowledged
 constexpr std::size_t kClosedSequences = 4096;      // whose late rows a stage can still count
 constexpr std::size_t kPrefillChunk = 512;          // prompt rows of one step
+constexpr std::size_t kPipelinedChunk = 128;        // at the first of several stages
 constexpr std::size_t kWaitingRowBytes = 1u << 30;  // rows waiting at the input of one stage
 constexpr int kComputeThreads = 1024;               // of one host backend
 constexpr std::size_t kWaitingRequests = 256;

@@ -33,7 +33,12 @@ engine::BatchLimits Hop::step_limits() {
   // Generations that are elsewhere in the ring come back while this step runs.
   const std::size_t beside = std::clamp<std::size_t>(
       batcher_->waiting_decodes(), std::min<std::size_t>(running, 1), most.decode_rows);
-  most.prompt_rows = std::min(room, cost_.prompt_rows(beside, limits::kPrefillChunk));
+  // The stages behind wait for the first part of a prompt and the ones before for the last: with N
+  // parts over S stages they compute N / (N + S - 1) of the time.
+  // A later stage takes what has come: it only lags behind when it is the slowest.
+  const bool cuts = holding_.layers.begin == 0 && !whole_ring();
+  const std::size_t chunk = cuts ? limits::kPipelinedChunk : limits::kPrefillChunk;
+  most.prompt_rows = std::min(room, cost_.prompt_rows(beside, chunk));
   return most;
 }
 

@@ -322,6 +322,16 @@ TEST(HopTest, SpreadsStreamsOfASmallModelNoFurther) {
   EXPECT_GT(a.hop.mean_decode_batch(), 1.2);
 }
 
+// So that the stages behind need not wait for the whole of it.
+TEST(HopTest, PromptsFlowThroughSeveralStagesInParts) {
+  Stage a(kA, {0, 2}, 100);
+  ASSERT_FALSE(a.open(open_message(1, 200, 10, kX)));
+  a.hop.on_prompt(kX, {SequenceId{1}, std::vector<TokenId>(200, 7)});
+  EXPECT_EQ(a.compute.last_job.rows(), limits::kPipelinedChunk);
+  ASSERT_TRUE(a.compute.finish_one());
+  EXPECT_EQ(a.compute.last_job.rows(), 200 - limits::kPipelinedChunk);
+}
+
 // A prompt beside a running generation comes in pieces, without one as a whole.
 TEST(HopTest, PromptsDelayRunningStreamsLittle) {
   Stage a(kA, {0, 2}, 100);
@@ -332,7 +342,7 @@ TEST(HopTest, PromptsDelayRunningStreamsLittle) {
     a.compute.step_time = milliseconds(tokens == 1 ? 11 : 10 + tokens);
     a.hop.on_prompt(kX, {SequenceId{id}, std::vector<TokenId>(tokens, 7)});
   };
-  for (std::uint32_t tokens : {200u, 100u, 50u}) {  // 10 ms and 1 ms per row
+  for (std::uint32_t tokens : {120u, 100u, 50u}) {  // 10 ms and 1 ms per row
     prompt(tokens);
     EXPECT_EQ(a.compute.last_job.rows(), tokens) << "nobody waits for its token";
     a.finish_all();

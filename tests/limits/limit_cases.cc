@@ -337,6 +337,8 @@ const std::vector<ShownLimit>& shown_limits() {
       {"kClosedSequences", "src/pipeline/hop_grant_test.cc",
        "PromptRows.OfSequencesThatEndAreAcknowledgedToo"},
       {"kPrefillChunk", "src/engine/batcher_test.cc", "Batcher.DefaultLimitsAreTheOptions"},
+      {"kPipelinedChunk", "src/pipeline/hop_test.cc",
+       "HopTest.PromptsFlowThroughSeveralStagesInParts"},
       {"kWaitingRowBytes", "src/engine/batcher_test.cc", "Batcher.ChecksSizesAndLimits"},
       {"kWaitingRequests", "src/node/serving_test.cc",
        "ServingTest.TooManyWaitingRequestsAreTurnedAway"},
