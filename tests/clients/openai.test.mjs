@@ -2,6 +2,7 @@
 // package.json of its directory pins.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { Agent } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -12,8 +13,14 @@ const { default: OpenAI } = require('openai');
 const golden = JSON.parse(readFileSync(join(process.env.MESH_POCKET, 'golden.json'), 'utf8'));
 const plain = golden.filter((chat) => !chat.tools && !chat.enable_thinking);
 
+// Since 18.20.4+dfsg-1~deb12u3 Debian's Node 18 puts a listener on every connection that it keeps for
+// the next request. node-fetch 2, which openai 4.x uses, takes that for an answer cut short, whatever
+// the server: every stream ends in "Premature close". With a connection for each request it works.
+const major = Number(process.versions.node.split('.')[0]);
+const oneRequestEach = major < 20 ? { httpAgent: new Agent({ keepAlive: false }) } : {};
+
 const client = (node, more = {}) =>
-  new OpenAI({ baseURL: `${node.url}/v1`, apiKey: 'none', maxRetries: 0, timeout: 60_000, ...more });
+  new OpenAI({ baseURL: `${node.url}/v1`, apiKey: 'none', maxRetries: 0, timeout: 60_000, ...oneRequestEach, ...more });
 const user = (content) => [{ role: 'user', content }];
 const sum = user('What is 17 + 25?');
 const long = { model: 'pocket', messages: sum, ignore_eos: true, max_tokens: 400 };
