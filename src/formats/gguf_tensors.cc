@@ -154,16 +154,22 @@ class HubTensors final : public TensorSource {
                            std::span<std::byte> out) const {
     // Up to so many rows of a head are read one by one: samples of a large tensor stay cheap.
     constexpr std::uint64_t kFewRows = 4;
-    const std::uint64_t head_bytes = head_dim_ * entry.row_bytes;
-    std::vector<std::byte> head;
+    const std::uint64_t width = entry.row_bytes;
+    std::vector<std::byte> run;
     while (!out.empty()) {
-      const std::uint64_t head_start = offset / head_bytes * head_bytes;
+      const std::uint64_t head = offset / (head_dim_ * width) * head_dim_;
       const std::uint64_t count =
-          std::min<std::uint64_t>(out.size(), head_start + head_bytes - offset);
-      const bool whole = count > kFewRows * entry.row_bytes;
-      if (whole) {
-        head.resize(static_cast<std::size_t>(head_bytes));
-        MESH_RETURN_IF_ERROR(file_->read_part(entry.file_name, head_start, head));
+          std::min<std::uint64_t>(out.size(), (head + head_dim_) * width - offset);
+      // Rows of one half of a head are every second row of a run; those of both are the head.
+      const std::uint64_t first = offset / width, last = (offset + count - 1) / width;
+      const std::uint64_t half = head + head_dim_ / 2;
+      const bool is_one_half = (first < half) == (last < half);
+      const std::uint64_t run_begin = is_one_half ? row_in_file(first) : head;
+      const std::uint64_t run_end = is_one_half ? row_in_file(last) + 1 : head + head_dim_;
+      const bool few = count <= kFewRows * width;
+      if (!few) {
+        run.resize(static_cast<std::size_t>((run_end - run_begin) * width));
+        MESH_RETURN_IF_ERROR(file_->read_part(entry.file_name, run_begin * width, run));
       }
       for (const std::uint64_t end = offset + count; offset < end;) {
         const std::uint64_t row = offset / entry.row_bytes;
@@ -171,10 +177,10 @@ class HubTensors final : public TensorSource {
         const auto part =
             out.first(static_cast<std::size_t>(std::min(end - offset, entry.row_bytes - in_row)));
         const std::uint64_t from = row_in_file(row) * entry.row_bytes + in_row;
-        if (whole) {
-          std::memcpy(part.data(), head.data() + (from - head_start), part.size());
-        } else {
+        if (few) {
           MESH_RETURN_IF_ERROR(file_->read_part(entry.file_name, from, part));
+        } else {
+          std::memcpy(part.data(), run.data() + (from - run_begin * width), part.size());
         }
         out = out.subspan(part.size());
         offset += part.size();

@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/bytes.h"
 #include "tensor/quantize.h"
 #include "tensor/quantized.h"
 
@@ -19,7 +18,7 @@ namespace {
 using tensor::DType;
 
 constexpr std::int64_t kBlock = 32;
-constexpr std::uint64_t kWindowBlocks = 1u << 15;  // a mebi-element is converted at a time
+constexpr std::uint64_t kWindowBlocks = 1u << 11;  // converted at a time, in a core's caches
 
 bool is_end(std::string_view name) {
   return name == "model.embed_tokens.weight" || name == "lm_head.weight";
@@ -57,11 +56,12 @@ class QuantizedSource final : public TensorSource {
     bytes_read_.fetch_add(out.size(), std::memory_order_relaxed);
     if (original.dtype == info->dtype) return from_->read_part(name, offset, out);
     const std::size_t width = tensor::block_bytes(info->dtype);
+    std::vector<std::byte> blocks;
     while (!out.empty()) {
       const std::uint64_t first = offset / width;
       const std::uint64_t last =
           std::min((offset + out.size() + width - 1) / width, first + kWindowBlocks);
-      MESH_ASSIGN_OR_RETURN(const Buffer blocks, convert(original, info->dtype, first, last));
+      MESH_RETURN_IF_ERROR(convert(original, info->dtype, first, last, blocks));
       const auto skip = static_cast<std::size_t>(offset - first * width);
       const std::size_t count = std::min(blocks.size() - skip, out.size());
       std::memcpy(out.data(), blocks.data() + skip, count);
@@ -73,12 +73,12 @@ class QuantizedSource final : public TensorSource {
 
  private:
   // Blocks [first, last) of a tensor. Errors: those of reading, corrupt (a value is not finite).
-  Result<Buffer> convert(const tensor::TensorInfo& original, DType type, std::uint64_t first,
-                         std::uint64_t last) const {
+  Result<void> convert(const tensor::TensorInfo& original, DType type, std::uint64_t first,
+                       std::uint64_t last, std::vector<std::byte>& blocks) const {
     const std::size_t element = tensor::dtype_bytes(original.dtype);
     const auto count = static_cast<std::size_t>((last - first) * kBlock);
-    Buffer source(count * element);
-    MESH_RETURN_IF_ERROR(from_->read_part(original.name, first * kBlock * element, source.span()));
+    std::vector<std::byte> source(count * element);
+    MESH_RETURN_IF_ERROR(from_->read_part(original.name, first * kBlock * element, source));
     std::vector<float> values(count);
     tensor::dequantize(original.dtype, source.data(), static_cast<std::int64_t>(count),
                        values.data());
@@ -86,9 +86,9 @@ class QuantizedSource final : public TensorSource {
       return Error(Code::kCorrupt,
                    fmt::format("tensor {} holds values that are not finite and cannot be converted",
                                original.name));
-    Buffer blocks(static_cast<std::size_t>(last - first) * tensor::block_bytes(type));
+    blocks.resize(static_cast<std::size_t>(last - first) * tensor::block_bytes(type));
     tensor::quantize(type, values.data(), static_cast<std::int64_t>(count), blocks.data());
-    return blocks;
+    return {};
   }
 
   const std::shared_ptr<TensorSource> from_;

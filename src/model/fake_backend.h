@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "ops/host_weights.h"
 #include "ops/ops.h"
 
 namespace mesh::model::fake {
@@ -122,6 +123,7 @@ class Backend final : public ops::Backend {
       linear->inputs = source.weight.info.shape[1];
       linear->outputs += source.weight.info.shape[0];
       linear->has_bias = source.bias.has_value();
+      MESH_RETURN_IF_ERROR(ops::for_windows(source.weight, nothing));
     }
     return std::unique_ptr<ops::Linear>(std::move(linear));
   }
@@ -139,8 +141,10 @@ class Backend final : public ops::Backend {
       MESH_ASSIGN_OR_RETURN(const ops::ExpertSource source, read(e));
       MESH_CHECK(source.down.info.shape == (tensor::Shape{shape.hidden, shape.intermediate}),
                  "down of {}", tensor::shape_text(source.down.info.shape));
-      for (const ops::HostTensor* host : {&source.gate, &source.up, &source.down})
-        experts->names.push_back(host->info.name);
+      for (const ops::MatrixSource* matrix : {&source.gate, &source.up, &source.down}) {
+        experts->names.push_back(matrix->info.name);
+        MESH_RETURN_IF_ERROR(ops::for_windows(*matrix, nothing));
+      }
     }
     return std::unique_ptr<ops::Experts>(std::move(experts));
   }
@@ -152,6 +156,9 @@ class Backend final : public ops::Backend {
   }
   std::vector<ops::KernelUse> kernels_used() const override { return {}; }
   std::uint64_t self_test() const override { return 0; }
+
+ private:
+  static void nothing(std::int64_t, const ops::HostTensor&) {}
 };
 
 }  // namespace mesh::model::fake

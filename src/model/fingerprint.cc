@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint64_t kReadWholeBytes = 16u << 10;
 
 Result<void> hash_spots(Hasher& hasher, const formats::TensorSource& source,
-                        const tensor::TensorInfo& info) {
+                        const tensor::TensorInfo& info, std::uint32_t spots) {
   const std::uint64_t bytes = info.bytes();
   if (bytes == 0) return {};
   const std::uint64_t spot_bytes = std::min(kSpotBytes, bytes);
@@ -30,8 +30,8 @@ Result<void> hash_spots(Hasher& hasher, const formats::TensorSource& source,
     MESH_RETURN_IF_ERROR(source.read_part(info.name, 0, whole));
   }
   std::array<std::byte, kSpotBytes> spot{};
-  for (std::uint32_t i = 0; i < kSpotsPerTensor; ++i) {
-    const std::uint64_t offset = spot_offset(bytes, i);
+  for (std::uint32_t i = 0; i < spots; ++i) {
+    const std::uint64_t offset = spot_offset(bytes, i * (kSpotsPerTensor - 1) / (spots - 1));
     std::span<std::byte> part = std::span(spot).first(static_cast<std::size_t>(spot_bytes));
     if (whole.empty()) {
       MESH_RETURN_IF_ERROR(source.read_part(info.name, offset, part));
@@ -47,6 +47,12 @@ Result<void> hash_spots(Hasher& hasher, const formats::TensorSource& source,
 
 std::string Fingerprint::text() const {
   return to_hex(value);
+}
+
+std::uint32_t spots_per_tensor(std::size_t tensors) {
+  const std::size_t share = kSpotsPerModel / std::max<std::size_t>(tensors, 1);
+  return static_cast<std::uint32_t>(
+      std::clamp<std::size_t>(share, kSpotsPerSmallTensor, kSpotsPerTensor));
 }
 
 std::uint64_t spot_offset(std::uint64_t bytes, std::uint32_t index) {
@@ -67,13 +73,14 @@ Result<Fingerprint> fingerprint(const ModelSpec& spec, const formats::TensorSour
   std::vector<TensorRole> roles = table.all();
   std::sort(roles.begin(), roles.end(),
             [](const TensorRole& a, const TensorRole& b) { return a.name < b.name; });
+  const std::uint32_t spots = spots_per_tensor(roles.size());
   Hasher hasher;
   hasher.update(canonical_text(spec));
   for (const TensorRole& role : roles) {
     const tensor::TensorInfo& info = *source.find(role.name);
     hasher.update(fmt::format("{} {} {}\n", info.name, tensor::dtype_name(info.dtype),
                               tensor::shape_text(info.shape)));
-    MESH_RETURN_IF_ERROR(hash_spots(hasher, source, info));
+    MESH_RETURN_IF_ERROR(hash_spots(hasher, source, info, spots));
   }
   return Fingerprint{hasher.digest()};
 }

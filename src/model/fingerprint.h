@@ -18,8 +18,9 @@ struct Fingerprint {
 };
 
 // XXH3 over canonical_text(spec), the table of the model's tensors (name, type, shape) and 64 spots
-// of 8 bytes of each. Does not depend on shards, order in the file, or tensors that the model does
-// not use. Reads 512 bytes per tensor. Errors: those of tensor_table() over all layers, and of
+// of 8 bytes of each, fewer in a model of so many tensors that a disk would be busy for minutes
+// (each expert in tensors of its own). Does not depend on shards, order in the file, or tensors
+// that the model does not use. Errors: those of tensor_table() over all layers, and of
 // reading.
 Result<Fingerprint> fingerprint(const ModelSpec& spec, const formats::TensorSource& source);
 
@@ -27,7 +28,12 @@ Result<Fingerprint> fingerprint(const ModelSpec& spec, const formats::TensorSour
 // alone, ascending, spread over the tensor from its first to its last byte.
 std::uint64_t spot_offset(std::uint64_t bytes, std::uint32_t index);
 
+// Spots of each tensor in a model of so many: first and last are always among them.
+std::uint32_t spots_per_tensor(std::size_t tensors);
+
 inline constexpr std::uint32_t kSpotsPerTensor = 64;
+inline constexpr std::uint32_t kSpotsPerSmallTensor = 4;               // the fewest
+inline constexpr std::size_t kSpotsPerModel = 2048 * std::size_t{64};  // beyond it, fewer each
 inline constexpr std::uint64_t kSpotBytes = 8;
 
 }  // namespace mesh::model

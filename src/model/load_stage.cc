@@ -15,7 +15,8 @@ namespace {
 // Told of bytes that were read in the midst of a layer; an error ends the load.
 using Progressed = std::function<Result<void>(std::uint64_t bytes)>;
 
-// Reads roles one by one, hashing and counting what it reads.
+// Gives roles to the backend one by one, hashing and counting what is read of them. Vectors are
+// read whole; of a matrix the backend reads windows of rows.
 class Reader {
  public:
   Reader(const formats::TensorSource& source, ops::Backend& backend)
@@ -28,14 +29,15 @@ class Reader {
 
   Result<std::unique_ptr<ops::Linear>> linear(const LinearRole& role) {
     std::vector<ops::LinearSource> sources;
-    for (const TensorRole& weight : role.weights) {
-      MESH_ASSIGN_OR_RETURN(tensor::HostTensor host, read(weight));
-      sources.push_back({.weight = std::move(host), .bias = std::nullopt});
-    }
+    for (const TensorRole& weight : role.weights)
+      sources.push_back({.weight = matrix(weight), .bias = std::nullopt});
     for (std::size_t i = 0; i < role.biases.size(); ++i) {
-      MESH_ASSIGN_OR_RETURN(sources[i].bias, read(role.biases[i]));
+      MESH_ASSIGN_OR_RETURN(sources[i].bias, source_.read(role.biases[i].name));
     }
-    return backend_.load_linear(sources);
+    MESH_ASSIGN_OR_RETURN(auto linear, backend_.load_linear(sources));
+    for (const ops::LinearSource& source : sources)  // behind the weights, as LayerRoles::all()
+      if (source.bias) take(source.bias->bytes);
+    return linear;
   }
 
   // A matrix of a router or gate, [rows, cols], as f32: choices between experts are not left to
@@ -46,9 +48,10 @@ class Reader {
     std::vector<float> values(static_cast<std::size_t>(count));
     ops::widen(host, 0, count, values.data());
     const ops::LinearSource source{
-        .weight = {.info = {host.info.name, tensor::DType::kF32, {count / cols, cols}},
-                   .bytes = std::as_bytes(std::span(values)),
-                   .owner = nullptr},
+        .weight =
+            tensor::HostTensor{.info = {host.info.name, tensor::DType::kF32, {count / cols, cols}},
+                               .bytes = std::as_bytes(std::span(values)),
+                               .owner = nullptr},
         .bias = std::nullopt};
     return backend_.load_linear({&source, 1});
   }
@@ -67,47 +70,48 @@ class Reader {
  private:
   Result<tensor::HostTensor> read(const TensorRole& role) {
     MESH_ASSIGN_OR_RETURN(tensor::HostTensor host, source_.read(role.name));
-    hasher_.update(host.bytes);
-    bytes_ += host.bytes.size();
+    take(host.bytes);
     return host;
   }
 
-  Result<ops::ExpertSource> expert(const MoeRoles& moe, std::int64_t index) {
-    const auto at = static_cast<std::size_t>(index);
-    ops::ExpertSource expert;
-    if (moe.layout == ExpertLayout::kSeparate) {
-      MESH_ASSIGN_OR_RETURN(expert.gate, read(moe.experts[3 * at]));
-      MESH_ASSIGN_OR_RETURN(expert.up, read(moe.experts[3 * at + 1]));
-      MESH_ASSIGN_OR_RETURN(expert.down, read(moe.experts[3 * at + 2]));
-    } else if (moe.layout == ExpertLayout::kStacked) {
-      MESH_ASSIGN_OR_RETURN(expert.gate, slice(moe.experts[0], at));
-      MESH_ASSIGN_OR_RETURN(expert.up, slice(moe.experts[1], at));
-      MESH_ASSIGN_OR_RETURN(expert.down, slice(moe.experts[2], at));
-    } else {
-      MESH_ASSIGN_OR_RETURN(expert.gate, slice(moe.experts[0], at));
-      const std::size_t half = expert.gate.bytes.size() / 2;
-      expert.gate.info.shape[0] = moe.shape.intermediate;
-      expert.up = expert.gate;
-      expert.gate.bytes = expert.gate.bytes.first(half);
-      expert.up.bytes = expert.up.bytes.subspan(half);
-      MESH_ASSIGN_OR_RETURN(expert.down, slice(moe.experts[1], at));
-    }
-    return expert;
+  void take(std::span<const std::byte> bytes) {
+    hasher_.update(bytes);
+    bytes_ += bytes.size();
   }
 
-  // Matrix `index` of a stacked tensor [count, out, in].
-  Result<tensor::HostTensor> slice(const TensorRole& role, std::size_t index) {
+  // Rows of `role`, from byte `offset` of the tensor on, as a matrix.
+  ops::MatrixSource matrix(const TensorRole& role, tensor::TensorInfo info, std::uint64_t offset) {
+    const std::size_t row = ops::row_bytes(info);
+    return {std::move(info),
+            [this, name = role.name, row, offset](std::int64_t first, std::span<std::byte> out) {
+              return source_.read_part(name, offset + static_cast<std::uint64_t>(first) * row, out);
+            },
+            [this](std::span<const std::byte> rows) { take(rows); }};
+  }
+  ops::MatrixSource matrix(const TensorRole& role) {
+    return matrix(role, *source_.find(role.name), 0);
+  }
+
+  ops::ExpertSource expert(const MoeRoles& moe, std::int64_t index) {
+    const auto at = static_cast<std::size_t>(index);
+    const auto& roles = moe.experts;
+    if (moe.layout == ExpertLayout::kSeparate)
+      return {matrix(roles[3 * at]), matrix(roles[3 * at + 1]), matrix(roles[3 * at + 2])};
+    const std::int64_t inner = moe.shape.intermediate, hidden = moe.shape.hidden;
+    if (moe.layout == ExpertLayout::kStacked)
+      return {slice(roles[0], index, inner), slice(roles[1], index, inner),
+              slice(roles[2], index, hidden)};
+    return {slice(roles[0], 2 * index, inner), slice(roles[0], 2 * index + 1, inner),
+            slice(roles[1], index, hidden)};
+  }
+
+  // Matrix `index` of `rows` rows each of a stacked tensor [count, out, in].
+  ops::MatrixSource slice(const TensorRole& role, std::int64_t index, std::int64_t rows) {
     const tensor::TensorInfo& whole = *source_.find(role.name);
-    tensor::TensorInfo info{fmt::format("{}[{}]", role.name, index),
-                            whole.dtype,
-                            {whole.shape.begin() + 1, whole.shape.end()}};
-    const std::uint64_t size = info.bytes();
-    auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(size));
-    MESH_RETURN_IF_ERROR(source_.read_part(role.name, size * index, buffer->span()));
-    const std::span<const std::byte> bytes = std::as_const(*buffer).span();
-    hasher_.update(bytes);
-    bytes_ += size;
-    return tensor::HostTensor{.info = std::move(info), .bytes = bytes, .owner = std::move(buffer)};
+    tensor::TensorInfo info{
+        fmt::format("{}[{}]", role.name, index), whole.dtype, {rows, whole.shape.back()}};
+    const std::uint64_t offset = info.bytes() * static_cast<std::uint64_t>(index);
+    return matrix(role, std::move(info), offset);
   }
 
   const formats::TensorSource& source_;

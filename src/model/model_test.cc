@@ -292,6 +292,14 @@ TEST(Fingerprint, SpotsAreOrderedWithinTheTensor) {
   }
 }
 
+TEST(Fingerprint, ReadsFewerSpotsWhereTensorsAreMany) {
+  EXPECT_EQ(spots_per_tensor(0), kSpotsPerTensor);
+  EXPECT_EQ(spots_per_tensor(2048), kSpotsPerTensor);
+  EXPECT_EQ(spots_per_tensor(2049), kSpotsPerTensor - 1);
+  EXPECT_EQ(spots_per_tensor(std::size_t{48} * 128 * 3), 7u);
+  EXPECT_EQ(spots_per_tensor(1u << 20), kSpotsPerSmallTensor);
+}
+
 // Changing this value changes which nodes may link: raise the wire version when it is meant.
 TEST(Fingerprint, IsStable) {
   EXPECT_EQ(fingerprint_of(formats::open_builtin_model()).text(), "c71fe4e9c95c6b14");

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <string>
@@ -109,7 +110,7 @@ class RestackedSource final : public formats::TensorSource {
   std::map<std::string, std::pair<tensor::TensorInfo, Bytes>> tensors_;
   std::vector<tensor::TensorInfo> infos_;
   bool quantized_ = false;
-  mutable std::uint64_t bytes_read_ = 0;
+  mutable std::atomic<std::uint64_t> bytes_read_ = 0;
 };
 
 }  // namespace mesh::model

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -12,20 +14,19 @@ namespace {
 
 constexpr std::int64_t kExtentMax = std::int64_t{1} << 31;
 
-Error wrong_type(const HostTensor& source, std::string_view wanted) {
-  return Error(Code::kUnsupported,
-               fmt::format("tensor '{}' has type {}; {} are supported", source.info.name,
-                           tensor::dtype_name(source.info.dtype), wanted));
+Error wrong_type(const tensor::TensorInfo& info, std::string_view wanted) {
+  return Error(Code::kUnsupported, fmt::format("tensor '{}' has type {}; {} are supported",
+                                               info.name, tensor::dtype_name(info.dtype), wanted));
 }
 
-Result<void> check_tensor(const HostTensor& source, std::size_t rank) {
-  const auto& info = source.info;
+// `bytes` are there for it.
+Result<void> check_tensor(const tensor::TensorInfo& info, std::uint64_t bytes, std::size_t rank) {
   bool fits = info.shape.size() == rank;
   for (std::int64_t extent : info.shape) fits = fits && extent > 0 && extent < kExtentMax;
-  if (!fits || info.bytes() != source.bytes.size())
+  if (!fits || info.bytes() != bytes)
     return Error(Code::kInvalidArgument,
                  fmt::format("tensor '{}' of shape {} has {} bytes; rank {} is wanted", info.name,
-                             tensor::shape_text(info.shape), source.bytes.size(), rank));
+                             tensor::shape_text(info.shape), bytes, rank));
   const auto block = static_cast<std::int64_t>(tensor::block_elements(info.dtype));
   if (info.shape.back() % block != 0)
     return Error(
@@ -43,8 +44,9 @@ Result<StackedShape> check_sources(std::span<const LinearSource> sources) {
   for (const LinearSource& source : sources) {
     const auto& info = source.weight.info;
     if (!tensor::is_float_weight(info.dtype) && !tensor::is_quantized(info.dtype))
-      return wrong_type(source.weight, "f32, bf16, f16 and the quantised types of GGUF");
-    MESH_RETURN_IF_ERROR(check_tensor(source.weight, 2));
+      return wrong_type(info, "f32, bf16, f16 and the quantised types of GGUF");
+    MESH_RETURN_IF_ERROR(
+        check_tensor(info, source.weight.read ? info.bytes() : source.weight.bytes.size(), 2));
     if (shape.out == 0) shape.in = info.shape[1];
     if (info.shape[1] != shape.in)
       return Error(Code::kInvalidArgument,
@@ -59,8 +61,9 @@ Result<StackedShape> check_sources(std::span<const LinearSource> sources) {
 }
 
 Result<void> check_vector(const HostTensor& source, std::int64_t size) {
-  if (!tensor::is_float_weight(source.info.dtype)) return wrong_type(source, "f32, bf16 and f16");
-  MESH_RETURN_IF_ERROR(check_tensor(source, 1));
+  if (!tensor::is_float_weight(source.info.dtype))
+    return wrong_type(source.info, "f32, bf16 and f16");
+  MESH_RETURN_IF_ERROR(check_tensor(source.info, source.bytes.size(), 1));
   if (size >= 0 && source.info.shape[0] != size)
     return Error(Code::kInvalidArgument, fmt::format("tensor '{}' has {} elements; {} are wanted",
                                                      source.info.name, source.info.shape[0], size));
@@ -87,6 +90,43 @@ Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape)
           Code::kInvalidArgument,
           fmt::format("tensor '{}' of shape {} is wanted as {}", matrix->info.name,
                       tensor::shape_text(matrix->info.shape), tensor::shape_text(*wanted)));
+  }
+  return {};
+}
+
+std::size_t row_bytes(const tensor::TensorInfo& matrix) {
+  return static_cast<std::size_t>(matrix.shape.back()) / tensor::block_elements(matrix.dtype) *
+         tensor::block_bytes(matrix.dtype);
+}
+
+std::int64_t window_rows(std::size_t row_bytes, std::int64_t unit, std::int64_t rows) {
+  const auto fit =
+      static_cast<std::int64_t>(kReadWindowBytes / std::max<std::size_t>(row_bytes, 1));
+  return std::min(std::max(fit / unit, std::int64_t{1}), (rows + unit - 1) / unit) * unit;
+}
+
+Result<void> read_rows(const MatrixSource& source, std::int64_t first, std::span<std::byte> out) {
+  if (source.read) return source.read(first, out);
+  std::memcpy(out.data(),
+              source.bytes.data() + static_cast<std::size_t>(first) * row_bytes(source.info),
+              out.size());
+  return {};
+}
+
+Result<void> for_windows(const MatrixSource& source, const UseRows& use) {
+  const std::int64_t rows = source.info.shape[0];
+  const std::size_t row = row_bytes(source.info);
+  const std::int64_t step = window_rows(row, 1, rows);
+  std::vector<std::byte> window(static_cast<std::size_t>(step) * row);
+  HostTensor part{source.info, {}, nullptr};
+  for (std::int64_t first = 0; first < rows; first += step) {
+    part.info.shape[0] = std::min(step, rows - first);
+    const std::span<std::byte> bytes =
+        std::span(window).first(static_cast<std::size_t>(part.info.shape[0]) * row);
+    MESH_RETURN_IF_ERROR(read_rows(source, first, bytes));
+    if (source.show) source.show(bytes);
+    part.bytes = bytes;
+    use(first, part);
   }
   return {};
 }

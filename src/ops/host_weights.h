@@ -28,6 +28,21 @@ Result<void> check_vector(const HostTensor& source, std::int64_t size);
 Result<void> check_experts(const ExpertsShape& shape);
 Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape);
 
+// Host memory that a matrix is read through, where its rows allow: small enough for the caches of
+// a core, large enough that a disk and a pool of threads have work.
+inline constexpr std::size_t kReadWindowBytes = std::size_t{1} << 20;
+
+std::size_t row_bytes(const tensor::TensorInfo& matrix);
+// Rows of a window: whole multiples of `unit`, at least one, and not more than the matrix needs.
+std::int64_t window_rows(std::size_t row_bytes, std::int64_t unit, std::int64_t rows);
+
+// Rows [first, first + out.size() / row_bytes) of a matrix, wherever it lies; shows nothing.
+Result<void> read_rows(const MatrixSource& source, std::int64_t first, std::span<std::byte> out);
+// Reads and shows all rows in ascending order through a window; `use` gets them as a matrix of
+// fewer rows, from row `first` on, valid within the call. Errors: those of reading.
+using UseRows = std::function<void(std::int64_t first, const HostTensor& rows)>;
+Result<void> for_windows(const MatrixSource& source, const UseRows& use);
+
 // Elements [first, first + count) as exact f32; both whole blocks of a quantised type.
 void widen(const HostTensor& source, std::int64_t first, std::int64_t count, float* out);
 

@@ -18,6 +18,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -54,10 +55,33 @@ class Vec {
   virtual std::uint64_t bytes() const = 0;
 };
 
+// A matrix [out, in] of a checkpoint as a backend gets it: whole in host memory, or read by rows as
+// the backend asks for them, so that no matrix lies in memory beside what is made of it. A backend
+// reads every row once and passes all of them to `show`; ops/host_weights.h has both in one loop.
+struct MatrixSource {
+  // Fills `out`, whole rows, from row `first` on. Any thread, several at once, in any order.
+  using Read = std::function<Result<void>(std::int64_t first, std::span<std::byte> out)>;
+  // Is shown the rows as they were read, ascending, each once, matrix after matrix as they were
+  // given: what counts and hashes them. Empty: nobody looks. One thread at a time.
+  using Show = std::function<void(std::span<const std::byte> rows)>;
+
+  MatrixSource() = default;
+  MatrixSource(HostTensor whole)  // NOLINT(google-explicit-constructor): a matrix in memory is one
+      : info(std::move(whole.info)), bytes(whole.bytes), owner(std::move(whole.owner)) {}
+  MatrixSource(tensor::TensorInfo table, Read reader, Show shown)
+      : info(std::move(table)), read(std::move(reader)), show(std::move(shown)) {}
+
+  tensor::TensorInfo info;
+  std::span<const std::byte> bytes;  // of a matrix in memory; `owner` as in HostTensor
+  std::shared_ptr<const void> owner;
+  Read read;  // of one that is not
+  Show show;
+};
+
 // One source of a fused matrix: weight [out, in] in f32, bf16, f16 or a quantised type, which may
 // differ from source to source; bias [out] or none.
 struct LinearSource {
-  HostTensor weight;
+  MatrixSource weight;
   std::optional<HostTensor> bias;
 };
 
@@ -78,12 +102,12 @@ struct ExpertsShape {
 
 // One expert as it lies in a checkpoint: matrices of f32, bf16, f16 or a quantised type each.
 struct ExpertSource {
-  HostTensor gate, up;  // [intermediate, hidden]
-  HostTensor down;      // [hidden, intermediate]
+  MatrixSource gate, up;  // [intermediate, hidden]
+  MatrixSource down;      // [hidden, intermediate]
 };
 
-// Gives expert `index`; asked in ascending order, each once, so that one expert's host tensors are
-// in memory at a time.
+// Gives expert `index`; asked in ascending order, each once, and loaded before the next is asked
+// for.
 using ExpertReader = std::function<Result<ExpertSource>(std::int64_t index)>;
 
 // How the experts of a row and their weights follow from its router logits: p is the softmax over

@@ -53,7 +53,7 @@ class CpuBackend final : public ops::Backend {
   }
   Result<std::unique_ptr<ops::Linear>> load_linear(
       std::span<const ops::LinearSource> fused) override {
-    return as_interface<ops::Linear>(CpuLinear::make(fused, device_.quant, pool_));
+    return as_interface<ops::Linear>(CpuLinear::make(fused, device_.quant, pool_, windows_));
   }
   Result<std::unique_ptr<ops::Vec>> load_vec(const ops::HostTensor& source) override {
     return as_interface<ops::Vec>(CpuVec::make(source));
@@ -79,6 +79,7 @@ class CpuBackend final : public ops::Backend {
  private:
   const std::string isa_;
   ThreadPool pool_;
+  ReadWindows windows_;
   KernelUses uses_;
   const Device device_;
   std::vector<std::unique_ptr<StepSlot>> slots_;

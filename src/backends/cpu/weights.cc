@@ -52,22 +52,8 @@ std::size_t row_bytes_of(ops::DType dtype, std::int64_t in) {
   return static_cast<std::size_t>(in) / tensor::block_elements(dtype) * tensor::block_bytes(dtype);
 }
 
-struct SourceRow {
-  const ops::HostTensor* weight = nullptr;
-  std::int64_t row = 0;
-};
-
-SourceRow locate(std::span<const ops::LinearSource> sources, std::int64_t row) {
-  for (const ops::LinearSource& source : sources) {
-    const std::int64_t rows = source.weight.info.shape[0];
-    if (row < rows) return {&source.weight, row};
-    row -= rows;
-  }
-  return {};
-}
-
 // The part that one source alone would be.
-LinearPart part_of(const ops::HostTensor& weight) {
+LinearPart part_of(const ops::MatrixSource& weight) {
   LinearPart part;
   part.dtype = weight.info.dtype;
   part.quant = quant_type(part.dtype);
@@ -86,63 +72,155 @@ std::uint64_t part_bytes(const LinearPart& part, std::int64_t in) {
   return (groups * group + 63) / 64 * 64;
 }
 
-// Element T of one source row into its lane of the panel.
+// Elements T of one source row into its lane of the panel.
 template <typename T>
-void pack_row(const T* from, std::int64_t first, std::int64_t count, std::int64_t stride, T* lane) {
-  for (std::int64_t k = 0; k < count; ++k) lane[(first + k) * stride] = from[k];
+void pack_row(const std::byte* row, std::int64_t first, std::int64_t count, std::int64_t stride,
+              T* lane) {
+  T values[kPackTile];
+  std::memcpy(values, row + static_cast<std::size_t>(first) * sizeof(T),
+              static_cast<std::size_t>(count) * sizeof(T));
+  for (std::int64_t k = 0; k < count; ++k) lane[(first + k) * stride] = values[k];
 }
 
-void pack_panel(std::span<const ops::LinearSource> sources, const LinearPart& part,
-                std::int64_t index, std::int64_t in, std::byte* data) {
-  const std::int64_t stride = part.panel_groups(index) * kLanes;
-  const auto element = static_cast<std::int64_t>(tensor::dtype_bytes(part.dtype));
-  std::byte* panel = data + index * kPanel * in * element;
-  const std::int64_t rows = std::min<std::int64_t>(part.outs - index * kPanel, kPanel);
-  for (std::int64_t k = 0; k < in; k += kPackTile) {
-    const std::int64_t count = std::min(kPackTile, in - k);
-    for (std::int64_t o = 0; o < rows; ++o) {
-      const SourceRow from = locate(sources, part.begin + index * kPanel + o);
-      const std::int64_t first = from.row * in + k;
-      if (element == 4) {
-        float values[kPackTile];
-        ops::widen(*from.weight, first, count, values);
-        pack_row(values, k, count, stride, reinterpret_cast<float*>(panel) + o);
-      } else {
-        std::uint16_t values[kPackTile];
-        std::memcpy(values, from.weight->bytes.data() + first * 2,
-                    static_cast<std::size_t>(count) * 2);
-        pack_row(values, k, count, stride, reinterpret_cast<std::uint16_t*>(panel) + o);
+// One part of a matrix on its way through the windows into the layout. Rows count within the part.
+class PartPacker {
+ public:
+  PartPacker(std::span<const ops::LinearSource> sources, const LinearPart& part, std::int64_t in,
+             bool isa_signed, std::byte* data)
+      : sources_(sources),
+        part_(part),
+        in_(in),
+        isa_signed_(isa_signed),
+        data_(data),
+        row_bytes_(row_bytes_of(part.dtype, in)),
+        unit_(part.quant >= 0 ? kLanes : kPanel),
+        window_rows_(ops::window_rows(row_bytes_, unit_, part.outs)),
+        read_rows_(ops::window_rows(row_bytes_ * kReadsPerWindow, unit_, window_rows_)) {}
+
+  std::uint64_t window_bytes() const {
+    return static_cast<std::uint64_t>(window_rows_) * row_bytes_;
+  }
+
+  // While one window is packed and shown, the next is read: a disk, the system's copy and a
+  // conversion on the way all take their time.
+  Result<void> run(const ReadWindows& windows, ThreadPool& pool) {
+    const std::int64_t count = (part_.outs + window_rows_ - 1) / window_rows_;
+    for (std::int64_t window = -1; window < count; ++window) {
+      const int show = window >= 0 ? 1 : 0, reads = pieces(window + 1, read_rows_);
+      std::vector<Result<void>> done(static_cast<std::size_t>(reads));
+      pool.run(show + reads + pieces(window, unit_), [&](int index, int) {
+        set_float_mode();  // a source may convert what it reads
+        if (index < show) return this->show(window, windows.data(window));
+        index -= show;
+        if (index < reads)
+          done[static_cast<std::size_t>(index)] = read(window + 1, index, windows.data(window + 1));
+        else
+          pack(window, index - reads, windows.data(window));
+      });
+      for (const Result<void>& piece : done) MESH_RETURN_IF_ERROR(piece);
+    }
+    return {};
+  }
+
+ private:
+  static constexpr std::size_t kReadsPerWindow = 4;
+
+  std::int64_t first_row(std::int64_t window) const { return window * window_rows_; }
+  std::int64_t rows_of(std::int64_t window) const {
+    return std::clamp<std::int64_t>(part_.outs - first_row(window), 0, window_rows_);
+  }
+  // Pieces of `rows` rows each that a window has; the one before the first window has none.
+  int pieces(std::int64_t window, std::int64_t rows) const {
+    return window < 0 ? 0 : static_cast<int>((rows_of(window) + rows - 1) / rows);
+  }
+
+  // Calls use(source, row within it, bytes) for what each source has of rows [first, first +
+  // count), which lie at `bytes`; an error ends it.
+  template <typename Use>
+  Result<void> for_sources(std::int64_t first, std::int64_t count, std::byte* bytes,
+                           const Use& use) const {
+    std::int64_t begin = part_.begin + first;
+    for (const ops::LinearSource& source : sources_) {
+      const std::int64_t rows = source.weight.info.shape[0];
+      if (begin < rows && count > 0) {
+        const std::int64_t here = std::min(count, rows - begin);
+        const std::size_t size = static_cast<std::size_t>(here) * row_bytes_;
+        MESH_RETURN_IF_ERROR(use(source.weight, begin, std::span(bytes, size)));
+        bytes += size;
+        count -= here;
+        begin += here;
+      }
+      begin -= rows;
+    }
+    return {};
+  }
+
+  Result<void> read(std::int64_t window, int piece, std::byte* to) const {
+    const std::int64_t first = piece * read_rows_;
+    return for_sources(first_row(window) + first, std::min(read_rows_, rows_of(window) - first),
+                       to + static_cast<std::size_t>(first) * row_bytes_,
+                       [](const ops::MatrixSource& source, std::int64_t row,
+                          std::span<std::byte> out) { return ops::read_rows(source, row, out); });
+  }
+
+  void show(std::int64_t window, std::byte* from) const {
+    (void)for_sources(first_row(window), rows_of(window), from,
+                      [](const ops::MatrixSource& source, std::int64_t,
+                         std::span<std::byte> rows) -> Result<void> {
+                        if (source.show) source.show(rows);
+                        return {};
+                      });
+  }
+
+  void pack(std::int64_t window, std::int64_t index, const std::byte* from) const {
+    from += static_cast<std::size_t>(index * unit_) * row_bytes_;
+    const std::int64_t first = first_row(window) + index * unit_;
+    const std::int64_t rows = std::min(unit_, part_.outs - first);
+    if (part_.quant < 0) return pack_panel(first / kPanel, rows, from);
+    const std::byte* at[kLanes] = {};
+    for (std::int64_t o = 0; o < rows; ++o) at[o] = from + static_cast<std::size_t>(o) * row_bytes_;
+    quant_pack_group(part_.quant, at, in_, isa_signed_,
+                     data_ + static_cast<std::size_t>(first / kLanes) * part_.group_bytes);
+  }
+
+  void pack_panel(std::int64_t index, std::int64_t rows, const std::byte* from) const {
+    const std::int64_t stride = part_.panel_groups(index) * kLanes;
+    const auto element = static_cast<std::int64_t>(tensor::dtype_bytes(part_.dtype));
+    std::byte* panel = data_ + index * kPanel * in_ * element;
+    for (std::int64_t k = 0; k < in_; k += kPackTile) {
+      const std::int64_t count = std::min(kPackTile, in_ - k);
+      for (std::int64_t o = 0; o < rows; ++o) {
+        const std::byte* row = from + static_cast<std::size_t>(o) * row_bytes_;
+        if (element == 4)
+          pack_row(row, k, count, stride, reinterpret_cast<std::uint32_t*>(panel) + o);
+        else
+          pack_row(row, k, count, stride, reinterpret_cast<std::uint16_t*>(panel) + o);
       }
     }
   }
-}
 
-void pack_group(std::span<const ops::LinearSource> sources, const LinearPart& part,
-                std::int64_t index, std::int64_t in, bool isa_signed, std::byte* data) {
-  const std::byte* rows[kLanes] = {};
-  const std::size_t bytes = row_bytes_of(part.dtype, in);
-  for (std::int64_t o = 0; o < std::min<std::int64_t>(kLanes, part.outs - index * kLanes); ++o) {
-    const SourceRow from = locate(sources, part.begin + index * kLanes + o);
-    rows[o] = from.weight->bytes.data() + static_cast<std::size_t>(from.row) * bytes;
-  }
-  quant_pack_group(part.quant, rows, in, isa_signed,
-                   data + static_cast<std::size_t>(index) * part.group_bytes);
-}
-
-void pack_part(std::span<const ops::LinearSource> sources, const LinearPart& part, std::int64_t in,
-               bool isa_signed, std::byte* data, ThreadPool& pool) {
-  if (part.quant >= 0) {
-    pool.run(static_cast<int>(part.groups()),
-             [&](int index, int) { pack_group(sources, part, index, in, isa_signed, data); });
-    return;
-  }
-  pool.run(static_cast<int>(part.panels()), [&](int index, int) {
-    set_float_mode();
-    pack_panel(sources, part, index, in, data);
-  });
-}
+  const std::span<const ops::LinearSource> sources_;
+  const LinearPart& part_;
+  const std::int64_t in_;
+  const bool isa_signed_;
+  std::byte* const data_;
+  const std::size_t row_bytes_;
+  const std::int64_t unit_;  // rows that are packed together
+  const std::int64_t window_rows_;
+  const std::int64_t read_rows_;  // of one call to a source
+};
 
 }  // namespace
+
+bool ReadWindows::reserve(std::uint64_t bytes) {
+  for (Block& window : windows_) {
+    if (window.size() >= bytes) continue;
+    window = Block();
+    window = Block::allocate(std::max<std::uint64_t>(bytes, ops::kReadWindowBytes), false);
+    if (!window) return false;
+  }
+  return true;
+}
 
 int LinearPart::panel_groups(std::int64_t panel) const {
   const std::int64_t rest = outs - panel * kPanel;
@@ -150,7 +228,8 @@ int LinearPart::panel_groups(std::int64_t panel) const {
 }
 
 Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSource> sources,
-                                                   const QuantKernels& quant, ThreadPool& pool) {
+                                                   const QuantKernels& quant, ThreadPool& pool,
+                                                   ReadWindows& windows) {
   MESH_ASSIGN_OR_RETURN(const ops::StackedShape shape, ops::check_sources(sources));
   std::unique_ptr<CpuLinear> linear(new CpuLinear);
   linear->in_ = shape.in;
@@ -180,7 +259,11 @@ Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSo
   std::byte* at = linear->memory_.data();
   for (LinearPart& part : linear->parts_) {
     part.data = at;
-    pack_part(sources, part, shape.in, quant.isa_signed, at, pool);
+    PartPacker packer(sources, part, shape.in, quant.isa_signed, at);
+    if (!windows.reserve(packer.window_bytes()))
+      return Error(Code::kResourceExhausted, fmt::format("no memory to read matrix '{}' through",
+                                                         sources[0].weight.info.name));
+    MESH_RETURN_IF_ERROR(packer.run(windows, pool));
     at += part_bytes(part, shape.in);
   }
   return linear;

@@ -14,6 +14,18 @@
 
 namespace mesh::backends::cpu {
 
+// Host memory that matrices are read through on their way into a layout: two windows, one being
+// filled while the other is packed, kept from matrix to matrix. One thread.
+class ReadWindows {
+ public:
+  // Makes both of at least `bytes`. False when the system has no memory.
+  bool reserve(std::uint64_t bytes);
+  std::byte* data(std::int64_t window) const { return windows_[window % 2].data(); }
+
+ private:
+  Block windows_[2];
+};
+
 // Consecutive outputs of a matrix whose weights have one type.
 struct LinearPart {
   ops::DType dtype = ops::DType::kF32;
@@ -36,7 +48,8 @@ class CpuLinear final : public ops::Linear {
   // Sources that follow one another and have one type make one part. Errors: see
   // ops::Backend::load_linear.
   static Result<std::unique_ptr<CpuLinear>> make(std::span<const ops::LinearSource> sources,
-                                                 const QuantKernels& quant, ThreadPool& pool);
+                                                 const QuantKernels& quant, ThreadPool& pool,
+                                                 ReadWindows& windows);
 
   std::int64_t in() const override { return in_; }
   std::int64_t out() const override { return out_; }

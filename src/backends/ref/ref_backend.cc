@@ -25,12 +25,21 @@ class RefLinear final : public ops::Linear {
   RefLinear(std::span<const ops::LinearSource> sources, const ops::StackedShape& shape)
       : in_(shape.in), out_(shape.out), bias(ops::stacked_bias(sources, shape.out)) {
     weight.resize(static_cast<std::size_t>(in_ * out_));
-    float* at = weight.data();
+  }
+  // Errors: those of reading.
+  static Result<RefLinear> load(std::span<const ops::LinearSource> sources) {
+    MESH_ASSIGN_OR_RETURN(const ops::StackedShape shape, ops::check_sources(sources));
+    RefLinear linear(sources, shape);
+    float* at = linear.weight.data();
     for (const ops::LinearSource& source : sources) {
-      const std::int64_t count = source.weight.info.shape[0] * in_;
-      ops::widen(source.weight, 0, count, at);
-      at += count;
+      MESH_RETURN_IF_ERROR(
+          ops::for_windows(source.weight, [&](std::int64_t, const ops::HostTensor& rows) {
+            const std::int64_t count = rows.info.shape[0] * shape.in;
+            ops::widen(rows, 0, count, at);
+            at += count;
+          }));
     }
+    return linear;
   }
   std::int64_t in() const override { return in_; }
   std::int64_t out() const override { return out_; }
@@ -451,8 +460,8 @@ class RefBackend final : public ops::Backend {
 
   Result<std::unique_ptr<ops::Linear>> load_linear(
       std::span<const ops::LinearSource> fused) override {
-    MESH_ASSIGN_OR_RETURN(const ops::StackedShape shape, ops::check_sources(fused));
-    return std::unique_ptr<ops::Linear>(std::make_unique<RefLinear>(fused, shape));
+    MESH_ASSIGN_OR_RETURN(RefLinear linear, RefLinear::load(fused));
+    return std::unique_ptr<ops::Linear>(std::make_unique<RefLinear>(std::move(linear)));
   }
   Result<std::unique_ptr<ops::Vec>> load_vec(const ops::HostTensor& source) override {
     MESH_RETURN_IF_ERROR(ops::check_vector(source, -1));
@@ -462,14 +471,17 @@ class RefBackend final : public ops::Backend {
                                                      const ops::ExpertReader& read) override {
     MESH_RETURN_IF_ERROR(ops::check_experts(shape));
     auto experts = std::make_unique<RefExperts>(shape);
-    const auto matrix = [](const ops::HostTensor& host) {
+    const auto matrix = [](const ops::MatrixSource& host) {
       const ops::LinearSource source{host, std::nullopt};
-      return RefLinear({&source, 1}, {host.info.shape[1], host.info.shape[0]});
+      return RefLinear::load({&source, 1});
     };
     for (std::int64_t e = 0; e < shape.experts; ++e) {
       MESH_ASSIGN_OR_RETURN(const ops::ExpertSource source, read(e));
       MESH_RETURN_IF_ERROR(ops::check_expert(source, shape));
-      experts->list.push_back({matrix(source.gate), matrix(source.up), matrix(source.down)});
+      MESH_ASSIGN_OR_RETURN(RefLinear gate, matrix(source.gate));
+      MESH_ASSIGN_OR_RETURN(RefLinear up, matrix(source.up));
+      MESH_ASSIGN_OR_RETURN(RefLinear down, matrix(source.down));
+      experts->list.push_back({std::move(gate), std::move(up), std::move(down)});
     }
     return std::unique_ptr<ops::Experts>(std::move(experts));
   }
