@@ -98,7 +98,7 @@ int run(int argc, char** argv) {
   ReportOptions report_options;
   Options options;
   add_options(app, report_options);
-  app.add_option("--isa", options.isa, "avx512, avx2 or scalar");
+  app.add_option("--isa", options.isa, "avx512, avx2, neon_dotprod, neon or scalar");
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   Report report("attention", report_options);

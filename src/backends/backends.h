@@ -12,7 +12,7 @@ namespace mesh::backends {
 
 struct BackendOptions {
   int threads = 1;  // cpu
-  std::string isa{};  // cpu: "avx512", "avx2", "scalar"; "": best
+  std::string isa{};  // cpu: "avx512", "avx2", "neon_dotprod", "neon", "scalar"; "": best
 };
 
 // "cpu" or "ref". Errors: invalid_argument for an unknown name (lists the known ones), what the

@@ -147,7 +147,8 @@ void declare_bench(CLI::App& app, BenchOptions& o) {
   bench->add_option("--threads", o.threads, "of each stage; default: the cores, shared out")
       ->type_name("N")
       ->check(CLI::Range(1, 4096, "1-4096"));
-  bench->add_option("--isa", o.isa, "avx512, avx2 or scalar")->type_name("NAME");
+  bench->add_option("--isa", o.isa, "avx512, avx2, neon_dotprod, neon or scalar")
+      ->type_name("NAME");
   bench->add_option("--prompt", o.prompts, "tokens of the prompts to measure")
       ->type_name("N,…")
       ->delimiter(',')
@@ -187,7 +188,7 @@ void declare_eval(CLI::App& app, EvalCommandOptions& o) {
       ->delimiter(',');
   eval->add_option("--backend", o.backend, "ref or cpu")->type_name("NAME")->capture_default_str();
   eval->add_option("--quantize", o.quantize, "convert while loading: q8 or q4")->type_name("TYPE");
-  eval->add_option("--isa", o.isa, "avx512, avx2 or scalar")->type_name("NAME");
+  eval->add_option("--isa", o.isa, "avx512, avx2, neon_dotprod, neon or scalar")->type_name("NAME");
   eval->add_option("--threads", o.threads, "compute threads")
       ->type_name("N")
       ->check(CLI::Range(1, 4096, "1-4096"));

@@ -22,7 +22,7 @@ const std::map<std::string, std::pair<std::string, std::string>> kBadValues = {
     {"data-dir", {"", "must not be empty"}},
     {"name", {"", "must not be empty"}},
     {"device", {"gpu", "choose cpu or ref"}},
-    {"isa", {"sse", "choose avx512, avx2 or scalar"}},
+    {"isa", {"sse", "choose avx512, avx2, neon_dotprod, neon or scalar"}},
     {"quantize", {"q5", "choose q8 or q4"}},
     {"threads", {"0", "not a whole number from 1 to 1024"}},
     {"memory", {"8 apples", "write a size such as 8G or 500M"}},

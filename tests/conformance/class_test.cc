@@ -109,7 +109,7 @@ TEST(NumericClass, ExpHasTheSameBitsAtEveryWidth) {
     for (const float value :
          {border, std::nextafter(border, 1000.0f), std::nextafter(border, -1000.0f)})
       x.push_back(value);
-  for (const char* isa : {"scalar_plain", "scalar", "avx2", "avx512"}) {
+  for (const char* isa : {"scalar_plain", "scalar", "neon", "neon_dotprod", "avx2", "avx512"}) {
     const auto kernels = backends::cpu::select_kernels(isa);
     if (!kernels.ok()) continue;
     std::vector<float> y(x.size());
@@ -125,7 +125,7 @@ TEST(CpuBackend, RefusesWhatItCannotDo) {
   using backends::cpu::make_cpu_backend;
   EXPECT_EQ(make_cpu_backend({.threads = 0, .isa = ""}).error().code, Code::kInvalidArgument);
   EXPECT_EQ(make_cpu_backend({.threads = 1, .isa = "sse9"}).error().code, Code::kInvalidArgument);
-  for (const char* isa : {"avx2", "avx512"}) {
+  for (const char* isa : {"neon", "neon_dotprod", "avx2", "avx512"}) {
     const auto made = make_cpu_backend({.threads = 1, .isa = isa});
     if (made.ok()) continue;
     EXPECT_EQ(made.error().code, Code::kUnsupported);

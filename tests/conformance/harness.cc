@@ -123,7 +123,7 @@ RowBatch::RowBatch(int rows, std::int64_t hidden, DType residual_type,
 
 std::vector<Variant> cpu_variants() {
   std::vector<Variant> variants;
-  for (const char* isa : {"scalar_plain", "scalar", "avx2", "avx512"})
+  for (const char* isa : {"scalar_plain", "scalar", "neon", "neon_dotprod", "avx2", "avx512"})
     for (int threads : {1, 2}) {
       if (!backends::cpu::make_cpu_backend({.threads = threads, .isa = isa}).ok()) continue;
       variants.push_back({std::string(isa) + "/" + std::to_string(threads), isa, threads});

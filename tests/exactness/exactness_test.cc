@@ -5,7 +5,11 @@
 //   exactness_test --product      every combination (the big model: every combination but the cuts)
 //   exactness_test --rewrite      the pairwise set, then writes the committed hashes
 //   exactness_test … --fail-fast  stops at the first failure
-//   exactness_test … --only NAME  one model
+//   exactness_test … --only NAME  one model; may be repeated
+//   exactness_test --references [--isa NAME]
+//                                 only the hashes that are committed, of all models but the big and
+//                                 the long one, and a few steps of few rows: for processors that
+//                                 are emulated. --isa: this instruction set instead of the best
 //
 // Prints one line "FAIL <check> …" per failure; checks: rows, committed, kernels, isa, long,
 // sampling.
@@ -35,13 +39,18 @@ namespace {
 constexpr std::size_t kBatchRows[] = {1, 2, 3, 7, 8, 9, 16, 17, 64, 513};
 constexpr std::size_t kChunks[] = {0, 1, 7, 64};
 constexpr int kThreads[] = {1, 2};
+#if defined(__aarch64__)
+constexpr const char* kIsas[] = {"neon_dotprod", "neon", "scalar"};
+#else
 constexpr const char* kIsas[] = {"avx512", "avx2", "scalar"};
+#endif
 // Operators that run one code under every instruction set (docs/numerics.md).
 constexpr const char* kGenericOps[] = {"embed", "rope_table", "take_rows"};
 
 struct Options {
-  bool product = false, rewrite = false, fail_fast = false;
-  std::string only;
+  bool product = false, rewrite = false, fail_fast = false, references = false;
+  std::vector<std::string> only;  // models; empty: all
+  std::string isa;                // with references; empty: the best
 };
 
 // Every place to cut into two, and some cuts into three and four.
@@ -67,8 +76,8 @@ class Run {
 
   int main() {
     const auto start = std::chrono::steady_clock::now();
-    if (!make_backends()) return 1;
-    auto subjects = make_subjects(true);
+    if (options_.references ? !make_one_backend() : !make_backends()) return 1;
+    auto subjects = make_subjects(!options_.references);
     auto long_subject = make_long_subject();
     if (!subjects.ok() || !long_subject.ok()) {
       fmt::print("FAIL setup: {}\n",
@@ -77,11 +86,15 @@ class Run {
     }
     subjects_ = std::move(subjects).value();
     if (!options_.only.empty())
-      std::erase_if(subjects_, [&](const Subject& s) { return s.name != options_.only; });
+      std::erase_if(subjects_, [&](const Subject& s) { return !chosen(s.name); });
     make_references();
-    if (!stop() && !subjects_.empty()) run_set();
-    if (!stop()) run_long(*long_subject);
-    if (!stop()) run_generations();
+    if (options_.references) {
+      run_few_rows();
+    } else {
+      if (!stop() && !subjects_.empty()) run_set();
+      if (!stop()) run_long(*long_subject);
+      if (!stop()) run_generations();
+    }
     if (!stop()) check_kernels();
     if (!stop()) check_committed();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
@@ -97,6 +110,37 @@ class Run {
     std::fflush(stdout);
   }
   bool stop() const { return options_.fail_fast && failures_ > 0; }
+
+  bool chosen(const std::string& name) const {
+    return options_.only.empty() ||
+           std::find(options_.only.begin(), options_.only.end(), name) != options_.only.end();
+  }
+
+  bool make_one_backend() {
+    auto backend = backends::make_backend("cpu", {1, options_.isa});
+    if (!backend.ok()) {
+      fail("isa", backend.error().message);
+      return false;
+    }
+    isas_ = {(*backend)->info().isa};
+    fmt::print("references on {}: {}\n", isas_.front(), (*backend)->info().device);
+    backends_[{isas_.front(), 1}] = std::move(backend).value();
+    return true;
+  }
+
+  // The kernels of one row and of few.
+  void run_few_rows() {
+    for (const Subject& subject : subjects_)
+      for (const std::size_t rows : {1, 3, 8}) {
+        if (stop()) return;
+        ++configurations_;
+        const auto ran = run_schedule(backend(isas_.front(), 1), subject, {},
+                                      make_schedule(subject, rows, rows == 1 ? 0 : 1, 8, 1),
+                                      known_[subject.name]);
+        if (!ran.ok())
+          fail("rows", fmt::format("{}: rows {}: {}", subject.name, rows, ran.error().message));
+      }
+  }
 
   bool make_backends() {
     for (const char* isa : kIsas)
@@ -228,7 +272,7 @@ class Run {
   void run_generations() {
     auto small = make_small_subject();
     if (!small.ok()) return fail("setup", small.error().message);
-    if (options_.only.empty() || options_.only == small->name) run_generations(*small);
+    if (chosen(small->name)) run_generations(*small);
     for (const Subject& subject : subjects_)
       if (subject.name == "pocket") run_generations(subject);
   }
@@ -316,7 +360,8 @@ class Run {
         fail("committed", fmt::format("{} sampling: class {} had hash {}, now {}", model, name,
                                       expected, hash.get<std::string>()));
     }
-    if (options_.only.empty() && hashes.size() != committed["models"].size())
+    if (options_.only.empty() && !options_.references &&
+        hashes.size() != committed["models"].size())
       fail("committed",
            fmt::format("{} models, {} have hashes", hashes.size(), committed["models"].size()));
   }
@@ -348,7 +393,11 @@ int main(int argc, char** argv) {
     else if (flag == "--fail-fast")
       options.fail_fast = true;
     else if (flag == "--only" && i + 1 < argc)
-      options.only = argv[++i];
+      options.only.emplace_back(argv[++i]);
+    else if (flag == "--references")
+      options.references = chosen = true;
+    else if (flag == "--isa" && i + 1 < argc)
+      options.isa = argv[++i];
     else {
       fmt::print("unknown flag {}\n", flag);
       return 2;
@@ -356,7 +405,9 @@ int main(int argc, char** argv) {
   }
   if (!chosen) {
     fmt::print(
-        "usage: exactness_test --pairwise|--product|--rewrite [--fail-fast] [--only MODEL]\n");
+        "usage: exactness_test --pairwise|--product|--rewrite|--references [--isa NAME] "
+        "[--fail-fast] "
+        "[--only MODEL]\n");
     return 2;
   }
   return mesh::exactness::Run(options).main();

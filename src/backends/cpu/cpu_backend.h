@@ -13,7 +13,7 @@ namespace mesh::backends::cpu {
 struct CpuOptions {
   int threads = 1;  // of the compute pool, the calling thread included
   std::string
-      isa;  // "avx512", "avx2", "scalar", "scalar_plain" (tests); "": the best the processor has
+      isa;  // "avx512", "neon" …, "scalar_plain" (tests), see isa.h; "": the best the processor has
 };
 
 // Weights in f32, bf16 and f16; KV in f32 or bf16; row-wise exact. A few milliseconds for the

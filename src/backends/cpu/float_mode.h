@@ -14,6 +14,11 @@ inline void set_float_mode() {
 #if defined(__x86_64__)
   constexpr unsigned kDefault = 0x1F80, kStatus = 0x3F;
   if ((_mm_getcsr() & ~kStatus) != kDefault) _mm_setcsr(kDefault);
+#elif defined(__aarch64__)
+  // FPCR holds modes alone; 0 is all of the above, and IEEE halves in conversions of f16.
+  unsigned long long mode = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  if (mode != 0) asm volatile("msr fpcr, %0" : : "r"(0ULL));
 #endif
 }
 

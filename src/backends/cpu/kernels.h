@@ -124,5 +124,9 @@ const KernelTable& scalar_fma_kernels();
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
 #endif
+#ifdef MESH_CPU_ARM
+const KernelTable& neon_kernels();
+const KernelTable& neon_dotprod_kernels();
+#endif
 
 }  // namespace mesh::backends::cpu

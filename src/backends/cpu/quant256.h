@@ -39,5 +39,9 @@ const QuantKernels& scalar_fma_quant256_kernels();
 const QuantKernels& avx2_quant256_kernels();
 const QuantKernels& avx512_quant256_kernels();  // needs AVX-512 VNNI as well
 #endif
+#ifdef MESH_CPU_ARM
+const QuantKernels& neon_quant256_kernels();
+const QuantKernels& neon_dotprod_quant256_kernels();
+#endif
 
 }  // namespace mesh::backends::cpu

@@ -214,6 +214,10 @@ std::vector<Named> tables() {
   if (select_kernels("avx2").ok()) all.push_back({"avx2", &avx2_quant256_kernels()});
   if (select_kernels("avx512").ok() && __builtin_cpu_supports("avx512vnni"))
     all.push_back({"avx512", &avx512_quant256_kernels()});
+#elif defined(MESH_CPU_ARM)
+  all.push_back({"neon", &neon_quant256_kernels()});
+  if (select_kernels("neon_dotprod").ok())
+    all.push_back({"neon_dotprod", &neon_dotprod_quant256_kernels()});
 #endif
   return all;
 }
