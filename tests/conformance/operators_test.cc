@@ -39,8 +39,8 @@ TEST(Conformance, AttentionAgreesWithRefAndBitForBitAmongItself) {
 // A router [5, 83] of zeros.
 std::span<const ops::LinearSource> zero_sources() {
   static const std::vector<std::byte> zeros(5 * 83 * 4);
-  static const ops::LinearSource source{{{"zeros", DType::kF32, {5, 83}}, zeros, nullptr},
-                                        std::nullopt};
+  static const ops::LinearSource source{
+      tensor::HostTensor{{"zeros", DType::kF32, {5, 83}}, zeros, nullptr}, std::nullopt};
   return {&source, 1};
 }
 
