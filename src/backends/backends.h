@@ -11,8 +11,8 @@
 namespace mesh::backends {
 
 struct BackendOptions {
-  int threads = 1;  // cpu
-  std::string isa{};  // cpu: "avx512", "avx2", "neon_dotprod", "neon", "scalar"; "": best
+  int threads = 1;    // cpu
+  std::string isa{};  // cpu: as backends/cpu/isa.h takes it; "": best
 };
 
 // "cpu" or "ref". Errors: invalid_argument for an unknown name (lists the known ones), what the

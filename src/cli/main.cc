@@ -120,6 +120,8 @@ void declare_config(CLI::App& app, Verbs& v) {
   file(v.config_unset);
 }
 
+constexpr const char* kIsaHelp = "avx512, avx2, neon_dotprod, neon or scalar";
+
 void declare_bench(CLI::App& app, BenchOptions& o) {
   CLI::App* bench = app.add_subcommand(
       "bench", "measure prompts and streams per second on this machine, without a server");
@@ -147,8 +149,7 @@ void declare_bench(CLI::App& app, BenchOptions& o) {
   bench->add_option("--threads", o.threads, "of each stage; default: the cores, shared out")
       ->type_name("N")
       ->check(CLI::Range(1, 4096, "1-4096"));
-  bench->add_option("--isa", o.isa, "avx512, avx2, neon_dotprod, neon or scalar")
-      ->type_name("NAME");
+  bench->add_option("--isa", o.isa, kIsaHelp)->type_name("NAME");
   bench->add_option("--prompt", o.prompts, "tokens of the prompts to measure")
       ->type_name("N,…")
       ->delimiter(',')
@@ -188,7 +189,7 @@ void declare_eval(CLI::App& app, EvalCommandOptions& o) {
       ->delimiter(',');
   eval->add_option("--backend", o.backend, "ref or cpu")->type_name("NAME")->capture_default_str();
   eval->add_option("--quantize", o.quantize, "convert while loading: q8 or q4")->type_name("TYPE");
-  eval->add_option("--isa", o.isa, "avx512, avx2, neon_dotprod, neon or scalar")->type_name("NAME");
+  eval->add_option("--isa", o.isa, kIsaHelp)->type_name("NAME");
   eval->add_option("--threads", o.threads, "compute threads")
       ->type_name("N")
       ->check(CLI::Range(1, 4096, "1-4096"));

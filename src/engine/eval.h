@@ -20,7 +20,7 @@ struct EvalOptions {
   std::string quantize;                // as formats::parse_quantize() takes it
   formats::HubEnvironment hub;         // where the hub's cache lies
   std::string backend = "cpu";         // "cpu" or "ref"
-  std::string isa;                     // cpu: "avx512", "avx2", "neon_dotprod", "neon", "scalar"; empty: the best
+  std::string isa;                     // cpu: as backends/cpu/isa.h takes it; empty: the best
   int threads = 1;                     // cpu
   std::vector<std::string> ids_files;  // each a JSON array of token ids; run as one batch
   std::string out_file;                // safetensors; empty: nothing is written

@@ -81,7 +81,7 @@ class Reader {
 
   // Rows of `role`, from byte `offset` of the tensor on, as a matrix.
   ops::MatrixSource matrix(const TensorRole& role, tensor::TensorInfo info, std::uint64_t offset) {
-    const std::size_t row = ops::row_bytes(info);
+    const std::size_t row = info.row_bytes();
     return {std::move(info),
             [this, name = role.name, row, offset](std::int64_t first, std::span<std::byte> out) {
               return source_.read_part(name, offset + static_cast<std::uint64_t>(first) * row, out);

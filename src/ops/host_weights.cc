@@ -94,11 +94,6 @@ Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape)
   return {};
 }
 
-std::size_t row_bytes(const tensor::TensorInfo& matrix) {
-  return static_cast<std::size_t>(matrix.shape.back()) / tensor::block_elements(matrix.dtype) *
-         tensor::block_bytes(matrix.dtype);
-}
-
 std::int64_t window_rows(std::size_t row_bytes, std::int64_t unit, std::int64_t rows) {
   const auto fit =
       static_cast<std::int64_t>(kReadWindowBytes / std::max<std::size_t>(row_bytes, 1));
@@ -108,14 +103,14 @@ std::int64_t window_rows(std::size_t row_bytes, std::int64_t unit, std::int64_t 
 Result<void> read_rows(const MatrixSource& source, std::int64_t first, std::span<std::byte> out) {
   if (source.read) return source.read(first, out);
   std::memcpy(out.data(),
-              source.bytes.data() + static_cast<std::size_t>(first) * row_bytes(source.info),
+              source.bytes.data() + static_cast<std::size_t>(first) * source.info.row_bytes(),
               out.size());
   return {};
 }
 
 Result<void> for_windows(const MatrixSource& source, const UseRows& use) {
   const std::int64_t rows = source.info.shape[0];
-  const std::size_t row = row_bytes(source.info);
+  const std::size_t row = source.info.row_bytes();
   const std::int64_t step = window_rows(row, 1, rows);
   std::vector<std::byte> window(static_cast<std::size_t>(step) * row);
   HostTensor part{source.info, {}, nullptr};

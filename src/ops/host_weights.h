@@ -32,7 +32,6 @@ Result<void> check_expert(const ExpertSource& source, const ExpertsShape& shape)
 // a core, large enough that a disk and a pool of threads have work.
 inline constexpr std::size_t kReadWindowBytes = std::size_t{1} << 20;
 
-std::size_t row_bytes(const tensor::TensorInfo& matrix);
 // Rows of a window: whole multiples of `unit`, at least one, and not more than the matrix needs.
 std::int64_t window_rows(std::size_t row_bytes, std::int64_t unit, std::int64_t rows);
 

@@ -228,7 +228,7 @@ class Step {
 struct BackendInfo {
   std::string name;           // "cpu", "ref"
   std::string numeric_class;  // "cpu/1"; nodes of one plan share it
-  std::string isa;            // "avx512", "avx2", "neon_dotprod", "neon", "scalar"; "" where it has no meaning
+  std::string isa;            // "avx512", "neon" …; "" where it has no meaning
   int threads = 1;
   std::string device;  // human readable, "AMD EPYC, 2 cores"
 };

@@ -47,6 +47,10 @@ std::optional<DType> dtype_from_name(std::string_view name);
 // one element of any other.
 std::size_t block_elements(DType dtype);
 std::size_t block_bytes(DType dtype);
+// Bytes of a row of so many columns, a multiple of block_elements().
+inline std::size_t row_bytes(DType dtype, std::int64_t columns) {
+  return static_cast<std::size_t>(columns) / block_elements(dtype) * block_bytes(dtype);
+}
 inline bool is_quantized(DType dtype) {
   return dtype >= DType::kQ4_0;
 }

@@ -27,6 +27,7 @@ struct TensorInfo {
     return static_cast<std::uint64_t>(element_count(shape)) / block_elements(dtype) *
            block_bytes(dtype);
   }
+  std::size_t row_bytes() const { return tensor::row_bytes(dtype, shape.back()); }  // rank 1 and up
 };
 
 // The bytes of one tensor, row-major, little-endian. `owner` keeps them alive; without it they are

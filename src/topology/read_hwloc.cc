@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "topology/topology.h"
@@ -51,18 +50,6 @@ Domain read_domain(hwloc_topology_t machine, hwloc_obj_t node) {
   return domain;
 }
 
-Domain whole_system() {
-  Domain all{.cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()))};
-  for (int i = 0; i < all.cores; ++i) all.processors.push_back(i);
-  return all;
-}
-
-// The machine of this process for spread_pages(), which is called for every block of weights.
-hwloc_topology_t shared_machine() {
-  static const Machine machine = open_machine();
-  return machine.get();
-}
-
 }  // namespace
 
 Topology read_topology() {
@@ -80,15 +67,15 @@ Topology read_topology() {
                     [&](const Domain& other) { return other.processors == domain.processors; });
     if (!domain.processors.empty() && !known) out.domains.push_back(std::move(domain));
   }
-  if (out.domains.empty()) out.domains.push_back(whole_system());
+  if (out.domains.empty()) out.domains.push_back(whole_machine());
   return out;
 }
 
 void spread_pages(void* memory, std::size_t bytes) {
-  hwloc_topology_t machine = shared_machine();
-  if (machine == nullptr || !hwloc_topology_is_thissystem(machine) ||
-      hwloc_get_nbobjs_by_type(machine, HWLOC_OBJ_NUMANODE) < 2)
-    return;
+  if (this_machine().domains.size() < 2) return;
+  static const Machine opened = open_machine();
+  hwloc_topology_t machine = opened.get();
+  if (machine == nullptr || !hwloc_topology_is_thissystem(machine)) return;
   (void)hwloc_set_area_membind(machine, memory, bytes, hwloc_topology_get_allowed_nodeset(machine),
                                HWLOC_MEMBIND_INTERLEAVE, HWLOC_MEMBIND_BYNODESET);
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #ifdef __linux__
 #include <sched.h>
@@ -58,6 +59,17 @@ int Topology::cores() const {
   return sum;
 }
 
+Domain whole_machine() {
+  Domain all{.cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()))};
+  for (int i = 0; i < all.cores; ++i) all.processors.push_back(i);
+  return all;
+}
+
+const Topology& this_machine() {
+  static const Topology machine = read_topology();
+  return machine;
+}
+
 std::optional<double> granted_processors(const std::filesystem::path& proc,
                                          const std::filesystem::path& groups) {
   std::ifstream file(proc / "self" / "cgroup");
@@ -88,7 +100,7 @@ int default_threads(const Topology& topology, std::optional<double> granted) {
 
 int default_threads() {
   static const int threads =
-      default_threads(read_topology(), granted_processors("/proc", "/sys/fs/cgroup"));
+      default_threads(this_machine(), granted_processors("/proc", "/sys/fs/cgroup"));
   return threads;
 }
 

@@ -13,8 +13,8 @@ namespace mesh::topology {
 
 // A NUMA node and the cores next to it.
 struct Domain {
-  int number = 0;               // of the NUMA node, as the system counts
-  int cores = 0;                // that this process may use; hardware threads of a core count once
+  int number = 0;  // of the NUMA node, as the system counts
+  int cores = 0;   // that this process may use; hardware threads of a core count once
   std::vector<int> processors{};  // hardware threads, as the system counts; ascending
 };
 
@@ -25,9 +25,13 @@ struct Topology {
   int cores() const;
 };
 
-// Never fails: what cannot be read is one domain with the processors the system reports. hwloc
-// obeys HWLOC_SYNTHETIC, HWLOC_XMLFILE and the like.
+// One domain with as many processors as the system reports, what else there may be unknown.
+Domain whole_machine();
+// Never fails: what cannot be read is whole_machine(). hwloc obeys HWLOC_SYNTHETIC, HWLOC_XMLFILE
+// and the like.
 Topology read_topology();
+// read_topology(), asked once.
+const Topology& this_machine();
 
 // The processors' time that control groups grant this process, in processors; nothing when it is
 // not limited. `proc` and `groups` are /proc and /sys/fs/cgroup (version 2: cpu.max of the group
@@ -38,7 +42,7 @@ std::optional<double> granted_processors(const std::filesystem::path& proc,
 // One thread for each core, since a second hardware thread adds nothing to a product that is bound
 // by memory or by the multipliers; no more than control groups grant. At least 1.
 int default_threads(const Topology& topology, std::optional<double> granted);
-// The same of this machine, read once.
+// The same of this machine, asked once.
 int default_threads();
 
 // For each of `threads` workers the domain whose processors it keeps to: as many for each core

@@ -27,10 +27,10 @@ Result<std::unique_ptr<Interface>> as_interface(Result<std::unique_ptr<Made>> ma
 
 // What a worker does first: it keeps to its memory domain, where there are several.
 std::function<void(int)> settling(int threads) {
-  static const topology::Topology machine = topology::read_topology();
+  const topology::Topology& machine = topology::this_machine();
   std::vector<std::size_t> places = topology::place_workers(machine, threads);
   if (places.empty()) return {};
-  return [places = std::move(places)](int worker) {
+  return [&machine, places = std::move(places)](int worker) {
     (void)topology::keep_to(machine.domains[places[static_cast<std::size_t>(worker)]]);
   };
 }

@@ -1,5 +1,8 @@
 #include "backends/cpu/isa.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -19,7 +22,9 @@
 namespace mesh::backends::cpu {
 namespace {
 
-constexpr std::string_view kKnown = "avx512, avx2, neon_dotprod, neon, scalar, scalar_plain";
+// Of all families of processors.
+constexpr std::string_view kNames[] = {"avx512", "avx2",   "neon_dotprod",
+                                       "neon",   "scalar", "scalar_plain"};
 
 struct InstructionSet {
   std::string_view name;
@@ -74,9 +79,7 @@ constexpr InstructionSet kSets[] = {
 };
 
 bool is_known(std::string_view isa) {
-  for (const std::string_view name : {"avx512", "avx2", "neon_dotprod", "neon"})
-    if (isa == name) return true;
-  return false;
+  return std::find(std::begin(kNames), std::end(kNames), isa) != std::end(kNames);
 }
 
 // From worst to best.
@@ -94,8 +97,8 @@ Result<const KernelTable*> select_kernels(std::string_view isa) {
   for (const InstructionSet& set : kSets)
     if ((isa.empty() || isa == set.name) && set.runs()) return &set.kernels();
   if (!is_known(isa))
-    return Error(Code::kInvalidArgument, "instruction set '" + std::string(isa) +
-                                             "' is unknown; known: " + std::string(kKnown));
+    return Error(Code::kInvalidArgument, fmt::format("instruction set '{}' is unknown; known: {}",
+                                                     isa, fmt::join(kNames, ", ")));
   return Error(Code::kUnsupported, "instruction set '" + std::string(isa) +
                                        "' was asked for, but " + processor_name() +
                                        " has only: " + usable_sets());

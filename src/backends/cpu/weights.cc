@@ -48,10 +48,6 @@ int quant_type(ops::DType dtype) {
   }
 }
 
-std::size_t row_bytes_of(ops::DType dtype, std::int64_t in) {
-  return static_cast<std::size_t>(in) / tensor::block_elements(dtype) * tensor::block_bytes(dtype);
-}
-
 // The part that one source alone would be.
 LinearPart part_of(const ops::MatrixSource& weight) {
   LinearPart part;
@@ -92,7 +88,7 @@ class PartPacker {
         in_(in),
         isa_signed_(isa_signed),
         data_(data),
-        row_bytes_(row_bytes_of(part.dtype, in)),
+        row_bytes_(tensor::row_bytes(part.dtype, in)),
         unit_(part.quant >= 0 ? kLanes : kPanel),
         window_rows_(ops::window_rows(row_bytes_, unit_, part.outs)),
         read_rows_(ops::window_rows(row_bytes_ * kReadsPerWindow, unit_, window_rows_)) {}
@@ -245,7 +241,7 @@ Result<std::unique_ptr<CpuLinear>> CpuLinear::make(std::span<const ops::LinearSo
       part.begin = linear->parts_.back().begin + linear->parts_.back().outs;
     if (part.quant >= 0) {
       part.group_bytes = quant_group_bytes(part.quant, shape.in);
-      linear->row_bytes_ = std::max(linear->row_bytes_, row_bytes_of(part.dtype, shape.in));
+      linear->row_bytes_ = std::max(linear->row_bytes_, tensor::row_bytes(part.dtype, shape.in));
     }
     linear->parts_.push_back(part);
   }

@@ -33,7 +33,7 @@ struct Watched {
   ops::MatrixSource source() {
     return {info,
             [this](std::int64_t first, std::span<std::byte> out) -> Result<void> {
-              const std::size_t row = ops::row_bytes(info);
+              const std::size_t row = info.row_bytes();
               EXPECT_EQ(out.size() % row, 0u);
               const auto count = static_cast<std::int64_t>(out.size() / row);
               for (std::int64_t i = first; i < first + count; ++i)
