@@ -4,8 +4,7 @@
 #include <functional>
 
 #include "bench/support/report.h"
-#include "measure/speed.h"
-#include "model/synthetic_shapes.h"
+#include "bench/support/synthetic_mesh.h"
 
 namespace mesh::bench {
 namespace {
@@ -16,33 +15,13 @@ constexpr double kPromptBar = 1.7;
 constexpr double kStreamsBar = 0.93;
 constexpr double kStreamBar = 0.99;
 
-struct Options {
-  std::string synthetic = "llama-3.2-1b";
-  std::string weights = "q8_0";
-  std::uint32_t pairs = 5;
-  std::uint32_t tokens = 48;
-};
-
-measure::SpeedOptions speed_of(std::uint32_t streams, const Options& options) {
-  measure::SpeedOptions speed;
-  speed.prompts = {};
-  speed.streams = {streams};
-  speed.new_tokens = options.tokens;
-  speed.repeats = 1;
-  return speed;
-}
-
-Result<std::unique_ptr<LocalMesh>> start(std::uint32_t nodes, int threads, const Options& options) {
-  MESH_ASSIGN_OR_RETURN(const model::RandomModelOptions shape,
-                        model::synthetic_shape(options.synthetic, options.weights));
-  measure::LocalMeshOptions mesh;
-  mesh.model = [shape] { return model::make_random_model(shape); };
+Result<std::unique_ptr<LocalMesh>> start(const SyntheticOptions& options, std::uint32_t nodes,
+                                         int threads) {
+  // Room for all prompts that are asked for at once.
+  MESH_ASSIGN_OR_RETURN(measure::LocalMeshOptions mesh, synthetic_mesh(options, 4 * 2048));
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, mesh.model());
   MESH_ASSIGN_OR_RETURN(mesh.stages, measure::planned_stages(std::move(model), nodes));
   mesh.threads = threads;
-  measure::SpeedOptions most = speed_of(8, options);
-  most.prompts = {4 * 2048};  // room for all that is asked at once
-  mesh.pages = measure::pages_needed(most);
   return LocalMesh::start(mesh);
 }
 
@@ -54,12 +33,6 @@ Result<double> prompts(LocalMesh& mesh, std::uint32_t count, std::uint32_t token
   for (std::uint32_t i = 0; i < count; ++i) running.push_back(mesh.ask(tokens, 1, ++number));
   for (const auto& r : running) MESH_RETURN_IF_ERROR(r.stream->wait_end());
   return count * tokens / to_seconds(measure::now() - asked);
-}
-
-Result<double> streams(LocalMesh& mesh, std::uint32_t count, const Options& options) {
-  MESH_ASSIGN_OR_RETURN(const measure::SpeedReport report,
-                        measure::measure_speed(mesh, speed_of(count, options)));
-  return report.streams.front().tokens_per_second;
 }
 
 using Measure = std::function<Result<double>(LocalMesh&)>;
@@ -78,9 +51,9 @@ Result<double> ratio(LocalMesh& ours, LocalMesh& theirs, std::uint32_t pairs,
   return percentile(ratios, 0.5);
 }
 
-Result<void> measure_all(const Options& options, Report& report) {
-  MESH_ASSIGN_OR_RETURN(const auto one, start(1, 1, options));
-  MESH_ASSIGN_OR_RETURN(const auto two, start(2, 1, options));
+Result<void> measure_all(const SyntheticOptions& options, Report& report) {
+  MESH_ASSIGN_OR_RETURN(const auto one, start(options, 1, 1));
+  MESH_ASSIGN_OR_RETURN(const auto two, start(options, 2, 1));
   for (LocalMesh* mesh : {one.get(), two.get()})
     MESH_RETURN_IF_ERROR(prompts(*mesh, 4, 128));  // warms up
   for (const auto& [count, tokens] : {std::pair{4u, 512u}, std::pair{1u, 2048u}}) {
@@ -93,12 +66,12 @@ Result<void> measure_all(const Options& options, Report& report) {
                     kPromptBar, "");
   }
   const auto of_streams = [&](std::uint32_t count) {
-    return [&options, count](LocalMesh& mesh) { return streams(mesh, count, options); };
+    return [&options, count](LocalMesh& mesh) { return streams_per_second(mesh, options, count); };
   };
   MESH_ASSIGN_OR_RETURN(const double alone, ratio(*two, *one, options.pairs, of_streams(1)));
   report.at_least("two stages / one: 1 stream", alone, kStreamBar, "");
   MESH_ASSIGN_OR_RETURN(const double eight, ratio(*two, *one, options.pairs, of_streams(8)));
-  MESH_ASSIGN_OR_RETURN(const auto wide, start(1, 2, options));
+  MESH_ASSIGN_OR_RETURN(const auto wide, start(options, 1, 2));
   MESH_ASSIGN_OR_RETURN(const double scaling, ratio(*wide, *one, options.pairs, of_streams(8)));
   report.value("two stages / one: 8 streams", eight, "");
   report.value("two threads / one: 8 streams", scaling, "");
@@ -110,12 +83,9 @@ Result<void> measure_all(const Options& options, Report& report) {
 int run(int argc, char** argv) {
   CLI::App app("bench_split: two stages of one thread each against one stage of one thread");
   ReportOptions report_options;
-  Options options;
+  SyntheticOptions options{.synthetic = "llama-3.2-1b", .weights = "q8_0"};
   add_options(app, report_options);
-  app.add_option("--synthetic", options.synthetic, "shape, as for toolkit-mesh bench");
-  app.add_option("--weights", options.weights, "type of the weights");
-  app.add_option("--pairs", options.pairs)->check(CLI::Range(1, 1000));
-  app.add_option("--tokens", options.tokens)->check(CLI::Range(8, 4000));
+  add_options(app, options);
   CLI11_PARSE(app, argc, argv);
   Report report("split", report_options);
   const Result<void> measured = measure_all(options, report);

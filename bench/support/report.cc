@@ -22,7 +22,7 @@ void add_options(CLI::App& app, ReportOptions& options) {
 
 Report::Report(std::string name, ReportOptions options)
     : name_(std::move(name)), options_(options) {
-  machine_.cores = topology::default_threads();
+  machine_.cores = topology::this_machine().cores();
   if (const auto backend = backends::make_backend("cpu", {}); backend.ok())
     machine_.isa = (*backend)->info().isa;
   if (getloadavg(&machine_.load, 1) != 1) machine_.load = 0;
