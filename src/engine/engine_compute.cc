@@ -45,7 +45,7 @@ struct EngineCompute::Impl {
         next.reset();
       }
       // `alive` and `busy` are read and written on the control loop only.
-      loop.post([completion = work(), is_alive = alive, is_busy = busy] {
+      loop.dispatch([completion = work(), is_alive = alive, is_busy = busy] {
         if (!*is_alive) return;
         *is_busy = false;
         completion();

@@ -60,6 +60,10 @@ class Loop {
   // Thread-safe. Bounded by limits::kLoopTasks; beyond it the caller blocks (other threads) — the
   // loop never does.
   virtual void post(std::function<void()> task) = 0;
+  // Thread-safe, for a thread that has news for the loop and nothing better to do: it may run the
+  // task itself, before this returns, when the loop would otherwise have to be woken for it.
+  // Nothing that the task may wait for or lock is held by the caller.
+  virtual void dispatch(std::function<void()> task) { post(std::move(task)); }
 };
 
 // Unpredictable bytes (keys, ids, seeds); deterministic in simulation.

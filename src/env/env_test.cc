@@ -116,6 +116,123 @@ TEST(RealLoop, RunsOnTheCallersThread) {
   EXPECT_FALSE(loop.on_loop());
 }
 
+TEST(RealLoop, RunsADispatchedTaskOnTheCallersThreadWhileItsOwnSleeps) {
+  RealLoop loop;
+  loop.start();
+  const auto caller = std::this_thread::get_id();
+  // Now and then its thread is awake still, and then it runs the task.
+  int here = 0;
+  for (int round = 0; round < 1000 && here == 0; ++round) {
+    std::promise<std::vector<std::thread::id>> ran;
+    std::vector<std::thread::id> threads;
+    loop.dispatch([&] {
+      EXPECT_TRUE(loop.on_loop());
+      threads.push_back(std::this_thread::get_id());
+      loop.post([&] {  // what it posts to itself belongs to it
+        threads.push_back(std::this_thread::get_id());
+        ran.set_value(threads);
+      });
+    });
+    const std::vector<std::thread::id> seen = get(ran.get_future());
+    EXPECT_EQ(seen[0], seen[1]);
+    here += seen[0] == caller;
+  }
+  EXPECT_GT(here, 0);
+  EXPECT_FALSE(loop.on_loop());
+  loop.stop();
+  loop.dispatch([] { FAIL() << "the loop has ended"; });
+}
+
+TEST(RealLoop, LeavesLongWorkAndTheTasksOfOthersToItsOwnThread) {
+  RealLoop loop;
+  loop.start();
+  const auto caller = std::this_thread::get_id();
+  bool dispatched_here = false;
+  for (int round = 0; round < 1000 && !dispatched_here; ++round) {
+    std::promise<void> all_ran;
+    int chain = 0;
+    bool last_here = false, foreign_here = false;
+    std::function<void()> next = [&] {
+      last_here = std::this_thread::get_id() == caller;
+      if (++chain < 1000)
+        loop.post(next);
+      else
+        all_ran.set_value();
+    };
+    loop.dispatch([&] {
+      dispatched_here = std::this_thread::get_id() == caller;
+      std::thread([&] {
+        loop.post([&] { foreign_here = std::this_thread::get_id() == caller; });
+      }).join();
+      loop.post(next);
+    });
+    get(all_ran.get_future());
+    EXPECT_FALSE(foreign_here);
+    EXPECT_FALSE(dispatched_here && last_here) << "a guest ran a thousand turns";
+  }
+  EXPECT_TRUE(dispatched_here);
+  loop.stop();
+}
+
+TEST(RealLoop, WakesForATimerThatAGuestArms) {
+  RealLoop loop;
+  loop.start();
+  for (int round = 0; round < 20; ++round) {
+    std::promise<void> fired;
+    TimerHandle timer, late;
+    loop.dispatch([&] {
+      late = loop.after(seconds(600), [] { FAIL(); });
+      timer = loop.after(Duration(round * 50'000), [&] { fired.set_value(); });
+    });
+    get(fired.get_future());
+    std::promise<void> cancelled;
+    loop.dispatch([&] {
+      late.cancel();
+      cancelled.set_value();
+    });
+    get(cancelled.get_future());
+  }
+  loop.stop();
+}
+
+TEST(RealLoop, IsOneAtATimeAndKeepsTheOrderOfEachThread) {
+  constexpr int kThreads = 4, kTasks = 5000;
+  RealLoop loop;
+  loop.start();
+  std::atomic<int> inside{0};
+  int ran = 0, timers = 0;
+  std::vector<int> last(kThreads, -1);
+  std::vector<TimerHandle> handles;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kTasks; ++i) {
+        const auto task = [&, t, i] {
+          EXPECT_EQ(inside.fetch_add(1), 0);
+          EXPECT_EQ(last[static_cast<std::size_t>(t)] + 1, i);
+          last[static_cast<std::size_t>(t)] = i;
+          if (i % 100 == 0)
+            handles.push_back(loop.after(Duration(i % 700 * 1000), [&] { ++timers; }));
+          if (i % 3 == 0) loop.post([&] { ++ran; });
+          ++ran;
+          inside.fetch_sub(1);
+        };
+        if ((t + i) % 2 == 0)
+          loop.dispatch(task);
+        else
+          loop.post(task);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  std::promise<void> last_timer;
+  TimerHandle handle;
+  loop.post([&] { handle = loop.after(milliseconds(1), [&] { last_timer.set_value(); }); });
+  get(last_timer.get_future());
+  loop.stop();
+  EXPECT_EQ(timers, kThreads * kTasks / 100);
+  EXPECT_EQ(ran, kThreads * (kTasks + (kTasks + 2) / 3));
+}
+
 TEST(ManualLoop, StopsAtEveryTimer) {
   ManualLoop loop;
   std::vector<std::int64_t> at;

@@ -14,6 +14,10 @@
 namespace mesh::env {
 namespace {
 
+// A step's end or a frame gives rise to two or three. More is for the loop's own thread: a guest
+// has work of its own.
+constexpr int kGuestTurns = 16;
+
 Instant read_clock() {
   return Instant(
       std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()));
@@ -34,15 +38,17 @@ struct RealLoop::Impl {
       std::lock_guard lock(mutex);
       MESH_CHECK(!running && !ended, "a loop runs once");
       running = true;
-      owner.store(std::this_thread::get_id());
+      started.store(true);
+      become(Holder::kThread);
     }
     while (turn()) {
     }
     timers.clear();
-    owner.store(std::thread::id());
     std::deque<std::function<void()>> dropped;
     {
       std::lock_guard lock(mutex);
+      become(Holder::kNobody);
+      started.store(false);
       ended = true;
       running = false;
       dropped.swap(tasks);
@@ -65,9 +71,7 @@ struct RealLoop::Impl {
         if (!fired) wait(lock);
         return true;
       }
-      task = std::move(tasks.front());
-      tasks.pop_front();
-      if (waiting_posters > 0) room.notify_one();
+      task = take();
     }
     task();
     return true;
@@ -79,28 +83,83 @@ struct RealLoop::Impl {
     return callback != nullptr;
   }
 
-  void wait(std::unique_lock<std::mutex>& lock) {
-    const std::optional<Instant> due = timers.next_due();
-    const auto woken = [this] { return stopping || !tasks.empty(); };
-    if (due)
-      ready.wait_until(lock, to_steady(*due), woken);
-    else
-      ready.wait(lock, woken);
+  std::function<void()> take() {
+    std::function<void()> task = std::move(tasks.front());
+    tasks.pop_front();
+    if (waiting_posters > 0) room.notify_one();
+    return task;
   }
 
+  // Sleeps until there is something to do; a guest may be the loop meanwhile.
+  void wait(std::unique_lock<std::mutex>& lock) {
+    const std::optional<Instant> due = timers.next_due();
+    sleeps_until = due.value_or(Instant::max());
+    called = false;
+    become(Holder::kNobody);
+    const auto free = [this] { return holder == Holder::kNobody; };
+    const auto woken = [&] { return free() && (called || stopping || !tasks.empty()); };
+    if (!due) {
+      ready.wait(lock, woken);
+    } else if (!ready.wait_until(lock, to_steady(*due), woken)) {
+      called = true;  // no guest from here on
+      ready.wait(lock, free);
+    }
+    become(Holder::kThread);
+  }
+
+  // --- a guest: a thread that dispatches
+
+  bool enter() {
+    if (holder != Holder::kNobody || !running || stopping || called || !tasks.empty()) return false;
+    become(Holder::kGuest);
+    follow_ups = 0;
+    return true;
+  }
+
+  void run_as_guest(std::function<void()> task) {
+    for (int turns = 1;; ++turns) {
+      now.store(read_clock());
+      task();
+      task = nullptr;  // what it captured goes while this thread is the loop
+      std::unique_lock lock(mutex);
+      if (follow_ups > 0 && turns < kGuestTurns) {
+        --follow_ups;
+        task = take();
+        continue;
+      }
+      const std::optional<Instant> due = timers.next_due();
+      become(Holder::kNobody);
+      called = called || stopping || !tasks.empty() || (due && *due < sleeps_until);
+      const bool wake = called;
+      lock.unlock();
+      if (wake) ready.notify_one();
+      return;
+    }
+  }
+
+  enum class Holder { kNobody, kThread, kGuest };
+  void become(Holder who) {
+    holder = who;
+    owner.store(who == Holder::kNobody ? std::thread::id() : std::this_thread::get_id());
+  }
   bool on_loop() const { return owner.load() == std::this_thread::get_id(); }
 
   const std::size_t tasks_max;
   std::mutex mutex;
-  std::condition_variable ready;     // a task came, or stop
+  std::condition_variable ready;     // something to do for the loop's thread
   std::condition_variable room;      // a task left, or the end
   std::condition_variable finished;  // the loop has ended
   std::deque<std::function<void()>> tasks;
   std::size_t waiting_posters = 0;
   bool running = false, stopping = false, ended = false;
+  Holder holder = Holder::kNobody;  // who is the loop
+  Instant sleeps_until;             // the loop's thread
+  bool called = false;              // the loop's thread shall wake
+  std::size_t follow_ups = 0;       // of `tasks`, from the front: the guest's own
+  std::atomic<bool> started{false};
   std::atomic<std::thread::id> owner{};
   std::atomic<Instant> now{read_clock()};
-  TimerQueue timers;      // loop thread
+  TimerQueue timers;      // of the loop
   bool draining = false;  // loop thread's copy of stopping
   std::thread thread;
 };
@@ -153,15 +212,28 @@ void RealLoop::post(std::function<void()> task) {
     --impl.waiting_posters;
   }
   if (impl.ended) return;
+  if (impl.holder == Impl::Holder::kGuest && impl.on_loop() && impl.follow_ups == impl.tasks.size())
+    ++impl.follow_ups;
   impl.tasks.push_back(std::move(task));
+  // Who is the loop looks for tasks before it sleeps or leaves.
+  if (impl.holder != Impl::Holder::kNobody) return;
   // The woken thread shall find the mutex free. A poster's loop outlives its call.
   lock.unlock();
   impl.ready.notify_one();
 }
 
+void RealLoop::dispatch(std::function<void()> task) {
+  std::unique_lock lock(impl_->mutex);
+  const bool entered = impl_->enter();
+  lock.unlock();
+  if (entered)
+    impl_->run_as_guest(std::move(task));
+  else
+    post(std::move(task));
+}
+
 TimerHandle RealLoop::after(Duration delay, std::function<void()> callback) {
-  MESH_CHECK(impl_->on_loop() || impl_->owner.load() == std::thread::id(),
-             "a timer armed outside the control loop");
+  MESH_CHECK(impl_->on_loop() || !impl_->started.load(), "a timer armed outside the control loop");
   return impl_->timers.add(now() + std::max(delay, Duration::zero()), std::move(callback));
 }
 

@@ -95,6 +95,16 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
   // rest of the queue and discards what arrives.
   enum class Phase { kConnecting, kHandshaking, kChosen, kUp, kClosing, kEnded };
 
+  // A handler of this link's operations: takes the host's mutex and keeps the link alive.
+  template <typename Handler>
+  auto guarded(Handler handler) {
+    return [self = shared_from_this(), handler = std::move(handler)](const ErrorCode& code,
+                                                                     const auto&... result) {
+      std::lock_guard lock(self->host_->mutex());
+      handler(code, result...);
+    };
+  }
+
   void connect(const tcp::resolver::results_type& endpoints);
   void handshake();
   void shake();
@@ -153,6 +163,7 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
   std::vector<std::byte> out_;
   std::size_t out_at_ = 0;           // encrypted up to here
   std::vector<std::byte> sending_;   // ciphertext under way
+  std::size_t sent_ = 0;             // of it
   std::optional<env::Frame> large_;  // its payload from large_at_ on follows out_
   std::size_t large_at_ = 0;
   std::size_t written_bytes_ = 0;  // of the queue, by the write under way
@@ -162,11 +173,9 @@ class Link final : public TlsLink, public std::enable_shared_from_this<Link> {
 void Link::set_deadline(Duration delay, std::string what) {
   const std::uint64_t round = ++deadline_round_;
   deadline_.expires_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(delay));
-  deadline_.async_wait(
-      [self = shared_from_this(), round, what = std::move(what)](const ErrorCode& code) {
-        if (!code && round == self->deadline_round_)
-          self->end(Error(Code::kDeadlineExceeded, what, true));
-      });
+  deadline_.async_wait(guarded([this, round, what = std::move(what)](const ErrorCode& code) {
+    if (!code && round == deadline_round_) end(Error(Code::kDeadlineExceeded, what, true));
+  }));
 }
 
 Error Link::unreachable(const std::string& why) const {
@@ -197,20 +206,20 @@ void Link::dial(const env::Address& address) {
   }
   resolver_.async_resolve(
       address.host, std::to_string(address.port), tcp::resolver::numeric_service,
-      [self = shared_from_this()](const ErrorCode& code, tcp::resolver::results_type found) {
-        if (self->phase_ == Phase::kEnded) return;
-        if (code) return self->end(self->unreachable(reason(code)));
-        self->connect(found);
-      });
+      guarded([this](const ErrorCode& code, const tcp::resolver::results_type& found) {
+        if (phase_ == Phase::kEnded) return;
+        if (code) return end(unreachable(reason(code)));
+        connect(found);
+      }));
 }
 
 void Link::connect(const tcp::resolver::results_type& endpoints) {
   asio::async_connect(socket_, endpoints,
-                      [self = shared_from_this()](const ErrorCode& code, const tcp::endpoint&) {
-                        if (self->phase_ == Phase::kEnded) return;
-                        if (code) return self->end(self->unreachable(reason(code)));
-                        self->handshake();
-                      });
+                      guarded([this](const ErrorCode& code, const tcp::endpoint&) {
+                        if (phase_ == Phase::kEnded) return;
+                        if (code) return end(unreachable(reason(code)));
+                        handshake();
+                      }));
 }
 
 void Link::accept(int descriptor, bool v6, const env::Address& remote) {
@@ -240,13 +249,13 @@ void Link::shake() {
   const TlsRecords::Outcome outcome = tls_.handshake();
   if (tls_.outgoing().empty()) return on_shaken(outcome);
   asio::async_write(socket_, asio::buffer(tls_.outgoing()),
-                    [self = shared_from_this(), outcome](const ErrorCode& code, std::size_t) {
-                      if (self->phase_ == Phase::kEnded) return;
-                      self->tls_.outgoing().clear();
+                    guarded([this, outcome](const ErrorCode& code, std::size_t) {
+                      if (phase_ == Phase::kEnded) return;
+                      tls_.outgoing().clear();
                       if (code && outcome != TlsRecords::Outcome::kFailed)
-                        return self->handshake_failed(reason(code));
-                      self->on_shaken(outcome);
-                    });
+                        return handshake_failed(reason(code));
+                      on_shaken(outcome);
+                    }));
 }
 
 void Link::on_shaken(TlsRecords::Outcome outcome) {
@@ -254,12 +263,12 @@ void Link::on_shaken(TlsRecords::Outcome outcome) {
   if (outcome == TlsRecords::Outcome::kFailed) return handshake_failed(tls_.why());
   const std::span<std::byte> room = tls_.room();
   socket_.async_read_some(asio::buffer(room.data(), room.size()),
-                          [self = shared_from_this()](const ErrorCode& code, std::size_t count) {
-                            if (self->phase_ == Phase::kEnded) return;
-                            if (code) return self->handshake_failed(reason(code));
-                            self->tls_.received(count);
-                            self->shake();
-                          });
+                          guarded([this](const ErrorCode& code, std::size_t count) {
+                            if (phase_ == Phase::kEnded) return;
+                            if (code) return handshake_failed(reason(code));
+                            tls_.received(count);
+                            shake();
+                          }));
 }
 
 void Link::handshake_failed(const std::string& why) {
@@ -389,13 +398,13 @@ void Link::receive() {
   reading_ = true;
   const std::span<std::byte> room = tls_.room();
   socket_.async_read_some(asio::buffer(room.data(), room.size()),
-                          [self = shared_from_this()](const ErrorCode& code, std::size_t count) {
-                            self->reading_ = false;
-                            if (self->phase_ == Phase::kEnded) return;
-                            if (code) return self->end_of_stream(reason(code));
-                            self->tls_.received(count);
-                            self->read();
-                          });
+                          guarded([this](const ErrorCode& code, std::size_t count) {
+                            reading_ = false;
+                            if (phase_ == Phase::kEnded) return;
+                            if (code) return end_of_stream(reason(code));
+                            tls_.received(count);
+                            read();
+                          }));
 }
 
 void Link::resume_reading() {
@@ -550,26 +559,28 @@ void Link::write() {
 // decrypts a record while the next one is encrypted. A turn writes a batch, so that other links
 // get theirs.
 void Link::transmit() {
-  std::size_t sent = 0;
-  for (std::size_t written = 0; written < limits::kWriteBatchBytes; written += sent) {
-    if (tls_.write(next_piece()) == TlsRecords::Outcome::kFailed) return end(lost(tls_.why()));
-    sending_.clear();
-    sending_.swap(tls_.outgoing());  // reading may add to the latter meanwhile
-    sent = 0;
+  for (std::size_t written = 0; written < limits::kWriteBatchBytes;) {
+    if (sent_ == sending_.size()) {
+      if (tls_.write(next_piece()) == TlsRecords::Outcome::kFailed) return end(lost(tls_.why()));
+      sending_.clear();
+      sending_.swap(tls_.outgoing());  // reading may add to the latter meanwhile
+      sent_ = 0;
+    }
     if (sending_.empty() && urgent_.empty() && bulk_.empty()) return on_written({});
     if (sending_.empty()) break;
     ErrorCode code;
-    sent = socket_.write_some(asio::buffer(sending_), code);
+    const std::size_t count =
+        socket_.write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_), code);
     if (code && code != asio::error::would_block) return on_written(code);
-    if (sent < sending_.size()) break;
+    sent_ += count;
+    written += count;
+    if (code) break;
   }
-  asio::async_write(socket_, asio::buffer(sending_.data() + sent, sending_.size() - sent),
-                    [self = shared_from_this()](const ErrorCode& code, std::size_t) {
-                      if (code || self->phase_ == Phase::kEnded) return self->on_written(code);
-                      if (self->out_at_ == self->out_.size() && !self->large_)
-                        return self->on_written({});
-                      self->transmit();
-                    });
+  socket_.async_wait(tcp::socket::wait_write, guarded([this](const ErrorCode& code) {
+                       if (code || phase_ == Phase::kEnded) return on_written(code);
+                       const bool rest = sent_ < sending_.size() || out_at_ < out_.size() || large_;
+                       rest ? transmit() : on_written({});
+                     }));
 }
 
 // The bytes of the next record: of out_, then of the large payload.

@@ -38,7 +38,7 @@ struct LinkShare {
   const env::Address remote;
   const bool outbound;
 
-  // Outgoing. The control loop appends to the outbox, the I/O thread empties it.
+  // Outgoing. The control loop appends to the outbox, the link empties it.
   std::atomic<std::size_t> queued_bytes{0};  // handed to send() and not yet written
   std::mutex mutex;
   std::vector<env::Frame> outbox;
@@ -55,14 +55,16 @@ struct LinkShare {
   bool closing = false;  // control loop only: close() was called
 };
 
-// Lives on the I/O thread; all members are called there. Kept alive by its own operations.
+// All members are called with the host's mutex held, by the I/O thread or another. Kept alive by
+// its own operations, whose handlers run on the I/O thread and take the mutex.
 class TlsLink {
  public:
-  // Called on the I/O thread.
+  // Called with the mutex held.
   class Host {
    public:
     virtual ~Host() = default;
     virtual PeerId self() const = 0;
+    virtual std::mutex& mutex() = 0;
     // At the end with the smaller id: may this connection be the link with link.peer()? An error
     // refuses it and tells the peer.
     virtual Result<void> choose(TlsLink& link) = 0;

@@ -39,17 +39,18 @@ std::size_t cost_of(const env::Frame& frame) {
 // frames cost few posts and the I/O thread hardly ever meets a full loop.
 class Mailbox : public std::enable_shared_from_this<Mailbox> {
  public:
-  explicit Mailbox(env::Loop& loop) : loop_(loop) {}
+  Mailbox(env::Loop& loop, asio::io_context& io) : loop_(loop), io_(io) {}
 
+  // From the hub. The I/O thread delivers it, when it has left the hub.
   void push(std::function<void()> news) {
-    {
-      std::lock_guard lock(mutex_);
-      if (closed_) return;
-      news_.push_back(std::move(news));
-      if (posted_) return;
-      posted_ = true;
-    }
-    loop_.post([self = shared_from_this()] { self->drain(); });
+    if (!add(std::move(news))) return;
+    asio::post(io_, [self = shared_from_this()] {
+      if (!self->closed()) self->loop_.dispatch([self] { self->drain(); });
+    });
+  }
+  // From the control loop itself.
+  void push_own(std::function<void()> news) {
+    if (add(std::move(news))) loop_.post([self = shared_from_this()] { self->drain(); });
   }
   void close() {
     std::deque<std::function<void()>> dropped;
@@ -59,6 +60,17 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   }
 
  private:
+  // True when the loop is to be told.
+  bool add(std::function<void()> news) {
+    std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    news_.push_back(std::move(news));
+    return !std::exchange(posted_, true);
+  }
+  bool closed() {
+    std::lock_guard lock(mutex_);
+    return closed_;
+  }
   // A handler may destroy the transport: closed_ is looked at before every piece.
   void drain() {
     for (std::size_t i = 0; i < kMailPerTurn; ++i) {
@@ -78,6 +90,7 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   }
 
   env::Loop& loop_;
+  asio::io_context& io_;
   std::mutex mutex_;
   std::deque<std::function<void()>> news_;
   bool posted_ = false, closed_ = false;
@@ -126,7 +139,8 @@ class Desk {
   std::map<PeerId, std::shared_ptr<LinkShare>> links_;
 };
 
-// The I/O thread's view: listening sockets and all connections. Every member runs there.
+// Listening sockets and all connections. Whoever calls a member holds the mutex: handlers of the
+// I/O thread take it, and the control loop may, to write a frame without waking that thread.
 class Hub final : public TlsLink::Host, public std::enable_shared_from_this<Hub> {
  public:
   Hub(asio::io_context& io, std::shared_ptr<ssl_ctx_st> context, PeerId self,
@@ -141,6 +155,7 @@ class Hub final : public TlsLink::Host, public std::enable_shared_from_this<Hub>
         refilled_(std::chrono::steady_clock::now()) {}
 
   PeerId self() const override { return self_; }
+  std::mutex& mutex() override { return mutex_; }
   Result<void> choose(TlsLink& link) override;
   void on_up(TlsLink& link) override;
   void on_frame(TlsLink& link, env::Frame frame) override;
@@ -175,6 +190,7 @@ class Hub final : public TlsLink::Host, public std::enable_shared_from_this<Hub>
   Error full() const;
   TlsLink* find(const std::shared_ptr<LinkShare>& share);
 
+  std::mutex mutex_;
   asio::io_context& io_;
   const std::shared_ptr<ssl_ctx_st> context_;
   const PeerId self_;
@@ -238,7 +254,9 @@ void Hub::on_frame(TlsLink& link, env::Frame frame) {
     if (share->has_room() && share->paused.exchange(false))
       asio::post(*io, [hub, share] {
         const auto alive = hub.lock();
-        if (TlsLink* paused = alive ? alive->find(share) : nullptr) paused->resume_reading();
+        if (!alive) return;
+        std::lock_guard lock(alive->mutex_);
+        if (TlsLink* paused = alive->find(share)) paused->resume_reading();
       });
   });
 }
@@ -355,6 +373,7 @@ void Hub::accept(const std::shared_ptr<Door>& door) {
   door->waiting = true;
   door->acceptor.async_accept(
       [self = shared_from_this(), door](const ErrorCode& code, tcp::socket socket) {
+        std::lock_guard lock(self->mutex_);
         door->waiting = false;
         if (self->down_) return;
         // Out of descriptors, most likely: waiting is all that helps.
@@ -368,6 +387,7 @@ void Hub::accept(const std::shared_ptr<Door>& door) {
 void Hub::pause_accepting(std::chrono::milliseconds delay) {
   accept_pause_.expires_after(delay);
   accept_pause_.async_wait([self = shared_from_this()](const ErrorCode& code) {
+    std::lock_guard lock(self->mutex_);
     if (!code) self->accept();
   });
 }
@@ -406,13 +426,24 @@ struct TlsTransport::Impl {
 
   template <typename Call>
   void on_io(Call call) {
-    asio::post(io.context(), [hub = hub, call = std::move(call)] { call(*hub); });
+    asio::post(io.context(), [hub = hub, call = std::move(call)] {
+      std::lock_guard lock(hub->mutex());
+      call(*hub);
+    });
+  }
+  // Writes what waits for this link here and now, unless the I/O thread is busy with links: then
+  // it will see to it.
+  void write_now(const std::shared_ptr<LinkShare>& share) {
+    if (std::unique_lock lock(hub->mutex(), std::try_to_lock); lock.owns_lock())
+      hub->take_outbox(share);
+    else
+      on_io([share](Hub& busy) { busy.take_outbox(share); });
   }
 };
 
 TlsTransport::TlsTransport(IoThread& io, env::Loop& loop, Events& events,
                            const NodeIdentity& identity) {
-  const auto mail = std::make_shared<Mailbox>(loop);
+  const auto mail = std::make_shared<Mailbox>(loop, io.context());
   const auto desk = std::make_shared<Desk>(identity.id(), events);
   const auto hub = std::make_shared<Hub>(io.context(), make_tls_context(identity), identity.id(),
                                          mail, desk, events);
@@ -424,6 +455,7 @@ TlsTransport::~TlsTransport() {
   impl_->mail->close();
   impl_->desk->handler = nullptr;
   if (impl_->io.stopped() || impl_->io.on_thread()) {
+    std::lock_guard lock(impl_->hub->mutex());
     impl_->hub->shut_down();
     return;
   }
@@ -474,9 +506,12 @@ Result<void> TlsTransport::send(PeerId to, env::Frame frame) {
         fmt::format("{} bytes already wait to be sent to {}", queued.load(), to.short_name()),
         true);
   queued += cost;
+  // What is small is written sooner than the I/O thread wakes; what is large it encrypts while the
+  // caller goes on.
+  const bool now = cost <= limits::kWriteBatchBytes && frame.priority != env::Priority::kBulk;
   if (own) {
     auto owned = std::make_shared<env::Frame>(std::move(frame));
-    impl_->mail->push([desk = impl_->desk, owned, bytes = impl_->own_bytes, cost] {
+    impl_->mail->push_own([desk = impl_->desk, owned, bytes = impl_->own_bytes, cost] {
       *bytes -= cost;
       desk->own_frame(std::move(*owned));
     });
@@ -488,7 +523,10 @@ Result<void> TlsTransport::send(PeerId to, env::Frame frame) {
     if (share->wake_posted) return {};
     share->wake_posted = true;
   }
-  impl_->on_io([share](Hub& hub) { hub.take_outbox(share); });
+  if (now)
+    impl_->write_now(share);
+  else
+    impl_->on_io([share](Hub& hub) { hub.take_outbox(share); });
   return {};
 }
 
@@ -496,7 +534,7 @@ void TlsTransport::close(PeerId peer, const Error& why) {
   const std::shared_ptr<LinkShare> share = impl_->desk->find(peer);
   if (!share) return;
   share->closing = true;
-  impl_->mail->push([desk = impl_->desk, share, why] { desk->link_down(share, why); });
+  impl_->mail->push_own([desk = impl_->desk, share, why] { desk->link_down(share, why); });
   impl_->on_io([share, why](Hub& hub) { hub.close(share, why); });
 }
 
