@@ -50,7 +50,6 @@ struct EngineCompute::Impl {
         *is_busy = false;
         completion();
       });
-      if (std::exchange(leaves, false) && options.leaving) options.leaving();
     }
   }
 
@@ -62,7 +61,6 @@ struct EngineCompute::Impl {
     auto loaded = Stage::load(*backend, *source, spec, layers, options.stage, std::move(stage));
     if (!loaded.ok()) return loaded.error();
     stage = std::move(loaded).value();
-    partial = layers != LayerRange{0, spec.layers};
     return stage->report();
   }
 
@@ -71,7 +69,6 @@ struct EngineCompute::Impl {
     const Instant start = options.now ? options.now() : Instant{};
     Result<StepOutput> out = stage->run(job);
     if (out.ok() && options.now) out->compute = options.now() - start;
-    leaves = out.ok() && partial;
     return out;
   }
 
@@ -83,8 +80,6 @@ struct EngineCompute::Impl {
   env::Loop& loop;
   const EngineOptions options;
   std::unique_ptr<Stage> stage;  // compute thread; destroyed before the backend
-  bool partial = false;          // compute thread: not all layers are held
-  bool leaves = false;           // compute thread: the step's result goes to another node
 
   const std::shared_ptr<bool> alive = std::make_shared<bool>(true);
   const std::shared_ptr<bool> busy = std::make_shared<bool>(false);
@@ -100,6 +95,8 @@ EngineCompute::EngineCompute(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 }
 
 EngineCompute::~EngineCompute() {
+  MESH_CHECK(impl_->thread.get_id() != std::this_thread::get_id(),
+             "an engine destroyed by the completion of its own step");
   *impl_->alive = false;
   {
     const std::lock_guard lock(impl_->mutex);

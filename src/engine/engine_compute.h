@@ -18,14 +18,12 @@ struct EngineOptions {
   StageOptions stage;
   // Monotonic time for StepOutput::compute, called on the compute thread; none: durations are 0.
   std::function<Instant()> now;
-  // Called on the compute thread when a step over a part of the layers has been handed to the
-  // control loop, which will send what it gives to another node.
-  std::function<void()> leaving;
 };
 
 // Belongs to the control loop: construct, call and destroy it there. The compute thread alone
-// touches the backend, weights and KV. The destructor waits for the load or step that runs; no
-// `done` is called after it began. `loop` must outlive it.
+// touches the backend, weights and KV, and mostly is the loop for the time of a `done` (Loop::
+// dispatch()), which therefore must not destroy the engine. The destructor waits for the load or
+// step that runs; no `done` is called after it began. `loop` must outlive it.
 class EngineCompute final : public Compute {
  public:
   // Reads the configuration; loads nothing. Errors: those of model::parse_config().

@@ -49,11 +49,10 @@ class ManualLoop final : public env::Loop {
   std::deque<std::function<void()>> tasks_;
 };
 
-std::unique_ptr<EngineCompute> make_engine(ManualLoop& loop, std::function<Instant()> now = {},
-                                           std::function<void()> leaving = {}) {
+std::unique_ptr<EngineCompute> make_engine(ManualLoop& loop, std::function<Instant()> now = {}) {
   return EngineCompute::make(
              backends::make_backend("cpu", {}).value(), model::make_random_model({}).value(), loop,
-             {.stage = {.pages = 3}, .now = std::move(now), .leaving = std::move(leaving)})
+             {.stage = {.pages = 3}, .now = std::move(now)})
       .value();
 }
 
@@ -99,24 +98,6 @@ TEST(EngineCompute, LoadsAndRunsStepsOnItsThread) {
   loop.run_one();
   loop.run_one();
   EXPECT_FALSE(done);
-}
-
-TEST(EngineCompute, TellsWhenAResultLeavesTheNode) {
-  ManualLoop loop;
-  std::atomic<int> leaving{0};
-  auto engine = make_engine(loop, {}, [&leaving] { ++leaving; });
-  const auto load_and_run = [&](LayerRange layers) {
-    engine->load(layers, [&](Result<LoadReport> report) {
-      EXPECT_TRUE(report.ok());
-      engine->submit(one_row(), [](Result<StepOutput> out) { EXPECT_TRUE(out.ok()); });
-    });
-    loop.run_one();
-    loop.run_one();
-  };
-  load_and_run({0, 4});
-  load_and_run({0, 2});
-  engine.reset();  // waits for the compute thread
-  EXPECT_EQ(leaving, 1);
 }
 
 TEST(EngineCompute, AFailedLoadLeavesNothingAndTheNextOneWorks) {

@@ -108,7 +108,6 @@ Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t in
   engine_options.stage.pages = options.pages;
   engine_options.stage.kv_type = options.kv_type;
   engine_options.now = [] { return now(); };
-  engine_options.leaving = [&io = n.io] { io.expect(); };
   Result<void> made;
   run_on(n.loop, [&] {
     auto engine = engine::EngineCompute::make(std::move(backend), std::move(model.files), n.loop,

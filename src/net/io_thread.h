@@ -21,9 +21,6 @@ class IoThread {
   boost::asio::io_context& context();
   bool on_thread() const;
   bool stopped() const;
-  // Something is about to be sent: the thread wakes now and looks out for it for a moment instead
-  // of sleeping, so that it need not be woken then. Any thread, cheap; a hint, nothing more.
-  void expect();
   // Ends the thread after the handler that runs. Not from a handler.
   void stop();
 

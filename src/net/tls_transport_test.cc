@@ -409,24 +409,6 @@ TEST_F(TlsTransportTest, EndsCleanlyWithWorkUnderWay) {
   b.reset();
 }
 
-// --- the I/O thread ------------------------------------------------------------------------------
-
-TEST(IoThread, RunsWhatItExpectsAndWhatItDoesNot) {
-  IoThread io;
-  for (int round = 0; round < 200; ++round) {
-    if (round % 2 == 0) io.expect();
-    if (round % 4 == 0) std::this_thread::yield();  // sooner or later than it wakes
-    std::promise<void> ran;
-    std::future<void> done = ran.get_future();
-    boost::asio::post(io.context(), [&ran] { ran.set_value(); });
-    ASSERT_EQ(done.wait_for(kPatience), std::future_status::ready) << round;
-  }
-  io.expect();
-  io.stop();  // also while it looks out
-  io.expect();
-  EXPECT_TRUE(io.stopped());
-}
-
 // --- strangers -----------------------------------------------------------------------------------
 
 // A blocking client of its own making, which can do everything wrong.

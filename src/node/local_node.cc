@@ -203,7 +203,6 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
   engine_options.stage.memory_bytes = memory;
   engine_options.stage.progress = hooks.loading;
   engine_options.now = [this] { return loop.now(); };
-  if (io) engine_options.leaving = [&thread = *io] { thread.expect(); };
   ModelRules rules{opened.spec.stop_ids, opened.sampling, opened.spec.vocabulary};
   MESH_ASSIGN_OR_RETURN(
       compute, engine::EngineCompute::make(std::move(backend), std::move(opened.files), loop,
