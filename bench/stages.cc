@@ -5,10 +5,10 @@
 #include <algorithm>
 
 #include "bench/support/bench_model.h"
-#include "bench/support/hop_time.h"
 #include "bench/support/report.h"
 #include "measure/local_mesh.h"
 #include "topology/topology.h"
+#include "wire/messages.h"
 
 namespace mesh::bench {
 namespace {
@@ -46,27 +46,30 @@ double computed_ms(const LocalMesh& mesh, Instant begin) {
 
 // Two stages against one, block by block, so that a slow minute of the machine meets both.
 Result<void> measure_rate(LocalMesh& one, LocalMesh& two, const Options& options, Report& report) {
-  HopOptions hop_options;
-  hop_options.row_bytes = one.shape().row_bytes;
-  hop_options.samples = 500;
-  MESH_ASSIGN_OR_RETURN(const std::vector<double> hops, hop_times(hop_options));
-  const double hop_ms = percentile(hops, 0.5) / 1000;
-  std::vector<double> shares, singles, doubles;
+  std::vector<double> shares, singles, doubles, there, back;
   std::vector<double> single_computed, double_computed;
   for (std::uint32_t i = 0; i < options.blocks + 1; ++i) {
     const Instant begin = now();
     MESH_ASSIGN_OR_RETURN(const double single_ms, block(one, options, i));
     MESH_ASSIGN_OR_RETURN(const double double_ms, block(two, options, i));
     if (i == 0) continue;  // warms both up
+    // Rows to the second stage, tokens back to the first.
+    const auto hops = two.hops();
+    const auto hop_ms = [&](wire::FrameType type) {
+      return measure::median_hop_ms(hops, static_cast<std::uint8_t>(type), begin, now());
+    };
+    there.push_back(hop_ms(wire::FrameType::kStep));
+    back.push_back(hop_ms(wire::FrameType::kTokens));
     singles.push_back(single_ms);
     doubles.push_back(double_ms);
     single_computed.push_back(computed_ms(one, begin));
     double_computed.push_back(computed_ms(two, begin));
-    shares.push_back((single_ms + 2 * hop_ms) / double_ms);
+    shares.push_back((single_ms + there.back() + back.back()) / double_ms);
   }
   report.value("rate: one stage", 1000 / percentile(singles, 0.5), "tokens/s");
   report.value("rate: two stages", 1000 / percentile(doubles, 0.5), "tokens/s");
-  report.value("rate: one hop, p50", hop_ms * 1000, "us");
+  report.value("rate: hop of rows, p50", percentile(there, 0.5) * 1000, "us");
+  report.value("rate: hop of tokens, p50", percentile(back, 0.5) * 1000, "us");
   const double single_ms = percentile(singles, 0.5), double_ms = percentile(doubles, 0.5);
   const double in_one = percentile(single_computed, 0.5), in_two = percentile(double_computed, 0.5);
   report.value("rate: beside computing, one stage", (single_ms - in_one) * 1000, "us");

@@ -75,15 +75,16 @@ void Batcher::enqueue(SequenceId sequence) {
 }
 
 std::optional<BatchPlan> Batcher::next(const BatchLimits& most) {
-  if (waiting_.empty() || (most.prompts_wait && decodes_.empty())) return std::nullopt;
+  const bool no_prompts = most.prompts_wait || prompts_.empty();
+  if (no_prompts && (most.decodes_wait || decodes_.empty())) return std::nullopt;
   const std::size_t prompt_rows =
       most.prompts_wait ? 0 : std::clamp<std::size_t>(most.prompt_rows, 1, options_.prompt_rows);
   const std::size_t prompt_share =
-      prompts_.empty() || most.prompts_wait
-          ? 0
-          : std::clamp<std::size_t>(options_.batch_rows / 4, 1, prompt_rows);
+      no_prompts ? 0 : std::clamp<std::size_t>(options_.batch_rows / 4, 1, prompt_rows);
   const std::size_t decode_rows =
-      std::clamp<std::size_t>(most.decode_rows, 1, options_.batch_rows - prompt_share);
+      most.decodes_wait
+          ? 0
+          : std::clamp<std::size_t>(most.decode_rows, 1, options_.batch_rows - prompt_share);
   std::vector<std::pair<SequenceId, std::size_t>> chosen;
   while (!decodes_.empty() && chosen.size() < decode_rows) {
     chosen.emplace_back(decodes_.front(), 1);

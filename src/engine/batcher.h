@@ -21,11 +21,13 @@ struct BatcherOptions {
   std::size_t prompt_rows = limits::kPrefillChunk;  // prompt rows of a step
 };
 
-// What one step may hold at most; 0 counts as 1, so that neither kind of row ever starves.
+// What one step may hold at most; 0 counts as 1, so that neither kind of row starves unless it is
+// told to wait.
 struct BatchLimits {
   std::size_t decode_rows = limits::kBatchRows;
   std::size_t prompt_rows = limits::kPrefillChunk;
   bool prompts_wait = false;  // none at all: the next stage has no room for prompt rows
+  bool decodes_wait = false;  // none at all: they shall run together with those on their way
 };
 
 // Consecutive rows of one sequence within a plan.

@@ -391,5 +391,22 @@ TEST(Batcher, PromptsThatHaveToWaitLetDecodesPass) {
   EXPECT_EQ(batcher.next()->rows(), 100u);
 }
 
+TEST(Batcher, DecodesThatWaitForOthersLeaveTheStepToPrompts) {
+  Batcher batcher({});
+  const std::vector<TokenId> prompt(100, 3), token(1, 4);
+  ASSERT_TRUE(batcher.add_rows(SequenceId{1}, 9, token, Buffer(), true).ok());
+  BatchLimits held;
+  held.decodes_wait = true;
+  EXPECT_FALSE(batcher.next(held));
+  ASSERT_TRUE(batcher.add_rows(SequenceId{2}, 0, prompt, Buffer(), false).ok());
+  const std::optional<BatchPlan> plan = batcher.next(held);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->parts, (std::vector<BatchPart>{{SequenceId{2}, 0, 100, 0, false}}));
+  EXPECT_FALSE(batcher.next(held));
+  held.prompts_wait = true;
+  EXPECT_FALSE(batcher.next(held));
+  EXPECT_EQ(batcher.next()->rows(), 1u);
+}
+
 }  // namespace
 }  // namespace mesh::engine

@@ -20,6 +20,7 @@
 #include "node/mesh_node.h"
 #include "node/model_catalog.h"
 #include "scheduler/layer_allocation.h"
+#include "topology/topology.h"
 
 namespace mesh::measure {
 namespace {
@@ -66,7 +67,7 @@ struct LocalMesh::Node {
   metrics::Registry metrics;
   std::unique_ptr<node::Credentials> credentials;
   net::IoThread io;
-  std::unique_ptr<net::TlsTransport> transport;
+  std::unique_ptr<TimedTransport> transport;
   std::uint16_t port = 0;
   std::unique_ptr<env::Env> env;
   ops::BackendInfo backend;
@@ -80,9 +81,9 @@ Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t in
   Node& n = *owned;
   n.loop.start();
   nodes_.push_back(std::move(owned));
-  n.transport =
-      std::make_unique<net::TlsTransport>(n.io, n.loop, n.events, n.credentials->identity());
-  MESH_ASSIGN_OR_RETURN(n.port, n.transport->listen("127.0.0.1", 0));
+  auto tls = std::make_unique<net::TlsTransport>(n.io, n.loop, n.events, n.credentials->identity());
+  MESH_ASSIGN_OR_RETURN(n.port, tls->listen("127.0.0.1", 0));
+  n.transport = std::make_unique<TimedTransport>(std::move(tls), hops_);
   n.env = std::make_unique<env::Env>(
       env::Env{n.loop, n.loop, n.loop, n.random, *n.transport, n.events, n.metrics});
 
@@ -101,6 +102,9 @@ Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t in
   config.addresses = {env::Address{"127.0.0.1", n.port}.to_string()};
   if (index > 0) config.seeds = {env::Address{"127.0.0.1", nodes_.front()->port}};
   config.pinned = options.stages.empty() ? LayerRange{0, model.spec.layers} : options.stages[index];
+  config.share = {node::machine_number(),
+                  static_cast<std::uint32_t>(topology::this_machine().cores()),
+                  static_cast<std::uint32_t>(options.threads)};
   config.memory_for_model = node::available_memory();
   config.min_nodes = static_cast<std::uint32_t>(count);
 
@@ -176,6 +180,10 @@ void LocalMesh::cancel(SequenceId sequence) {
 
 std::vector<StepRecord> LocalMesh::records(std::size_t stage) const {
   return nodes_.at(stage)->compute->records();
+}
+
+std::vector<HopRecord> LocalMesh::hops() const {
+  return hops_->records();
 }
 
 engine::ComputeShape LocalMesh::shape() const {

@@ -13,6 +13,7 @@
 #include "formats/model_files.h"
 #include "measure/stream.h"
 #include "measure/timed_compute.h"
+#include "measure/timed_transport.h"
 #include "ops/ops.h"
 #include "pipeline/driver.h"
 
@@ -52,6 +53,7 @@ class LocalMesh {
 
   std::size_t stages() const { return nodes_.size(); }
   std::vector<StepRecord> records(std::size_t stage) const;
+  std::vector<HopRecord> hops() const;  // of decode frames, between any nodes
   engine::ComputeShape shape() const;
   ops::BackendInfo backend() const;                  // of the first node
   std::uint64_t source_bytes() const;                // of the weights held by all nodes
@@ -63,6 +65,7 @@ class LocalMesh {
   Result<void> add_node(const LocalMeshOptions& options, std::size_t index, std::size_t count);
   Result<void> wait_route();
 
+  const std::shared_ptr<HopLedger> hops_ = std::make_shared<HopLedger>();
   std::vector<std::unique_ptr<Node>> nodes_;
   Duration load_time_{};
 };

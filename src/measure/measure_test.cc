@@ -5,6 +5,7 @@
 #include "measure/real_time.h"
 #include "measure/speed.h"
 #include "model/random_model.h"
+#include "wire/messages.h"
 
 namespace mesh::measure {
 namespace {
@@ -31,6 +32,26 @@ TEST(Percentile, IsTheNearestRank) {
   EXPECT_EQ(percentile({4, 1, 3, 2}, 0.99), 4);
 }
 
+TEST(HopLedger, PairsTheFramesOfAKindInTheOrderSent) {
+  HopLedger ledger;
+  PeerId a, b;
+  b.bytes.fill(1);
+  const auto at = [](int ms) { return Instant(milliseconds(ms)); };
+  ledger.sent(a, b, 1, at(10));
+  ledger.sent(a, b, 2, at(11));
+  ledger.sent(a, b, 1, at(20));
+  ledger.sent(b, a, 1, at(21));
+  ledger.received(a, b, 1, at(13));
+  ledger.received(a, b, 1, at(25));
+  ledger.received(a, b, 2, at(26));
+  ledger.received(a, b, 2, at(27));  // which nobody sent
+  ledger.received(b, a, 1, at(28));
+  EXPECT_EQ(ledger.records().size(), 4u);
+  EXPECT_EQ(median_hop_ms(ledger.records(), 1, at(0), at(26)), 3);
+  EXPECT_EQ(median_hop_ms(ledger.records(), 1, at(26), at(99)), 7);
+  EXPECT_EQ(median_hop_ms(ledger.records(), 2, at(0), at(99)), 15);
+}
+
 TEST(Speed, IsMeasuredThroughEveryStage) {
   const SpeedOptions options = short_options();
   LocalMeshOptions mesh_options;
@@ -53,6 +74,18 @@ TEST(Speed, IsMeasuredThroughEveryStage) {
     std::size_t rows = 0;
     for (const StepRecord& record : (*mesh)->records(stage)) rows += record.rows;
     EXPECT_GE(rows, 16u + 70u + 4u * (16u + 40u)) << "stage " << stage;
+  }
+  // Every token after the first of a stream came of a hop of rows and one of tokens.
+  for (const wire::FrameType type : {wire::FrameType::kStep, wire::FrameType::kTokens}) {
+    const auto hops = (*mesh)->hops();
+    const auto number = static_cast<std::uint8_t>(type);
+    EXPECT_GE(std::count_if(hops.begin(), hops.end(),
+                            [&](const HopRecord& hop) { return hop.type == number; }),
+              40);
+    const double ms = median_hop_ms(hops, number, Instant(), now());
+    EXPECT_GT(ms, 0);
+    EXPECT_LT(ms, 10'000);
+    EXPECT_EQ(median_hop_ms(hops, number, Instant(), Instant()), 0);
   }
 }
 

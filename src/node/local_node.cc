@@ -72,6 +72,7 @@ struct LocalNode::Impl {
   std::unique_ptr<env::Env> env;
   std::unique_ptr<ops::Backend> backend;  // until a model is there
   ops::BackendInfo backend_info;
+  int threads = 0;  // of the engine
   std::uint64_t self_test = 0;
   std::uint64_t memory = 0;
   std::unique_ptr<env::BlockingPool> blocking;
@@ -118,7 +119,7 @@ void LocalNode::Impl::on_loop(const std::function<void()>& task) {
 
 Result<void> LocalNode::Impl::open_device() {
   backends::BackendOptions wanted;
-  wanted.threads = options.threads > 0 ? options.threads : topology::default_threads();
+  threads = wanted.threads = options.threads > 0 ? options.threads : topology::default_threads();
   wanted.isa = options.isa;
   MESH_ASSIGN_OR_RETURN(backend, backends::make_backend(options.backend, wanted));
   backend_info = backend->info();
@@ -164,6 +165,8 @@ void LocalNode::Impl::make_node() {
   config.seeds = options.peers;
   config.willing = options.willing;
   config.pinned = options.layers;
+  config.share = {machine_number(), static_cast<std::uint32_t>(topology::this_machine().cores()),
+                  static_cast<std::uint32_t>(threads)};
   config.memory_for_model = memory;
   config.min_nodes = options.min_nodes;
   config.max_queue = options.max_queue;

@@ -4,6 +4,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@
 #include <fstream>
 #include <memory>
 #include <sstream>
+
+#include "base/hash.h"
 
 namespace mesh::node {
 
@@ -51,6 +54,18 @@ std::string host_name() {
   if (::gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "node";
   const std::string full(name);
   return full.substr(0, full.find('.'));
+}
+
+std::uint64_t machine_number() {
+  std::string text = host_name();
+#ifdef __linux__
+  std::ifstream boot("/proc/sys/kernel/random/boot_id");
+  if (std::string id; std::getline(boot, id)) text = id;
+  cpu_set_t processors;
+  if (::sched_getaffinity(0, sizeof processors, &processors) == 0)
+    text.append(reinterpret_cast<const char*>(&processors), sizeof processors);
+#endif
+  return std::max<std::uint64_t>(xxh3_64(text), 1);
 }
 
 std::vector<std::string> interface_addresses() {

@@ -52,6 +52,7 @@ MeshNode::MeshNode(env::Env& env, const membership::Verifier& verifier, NodeConf
   own_.willing = config_.willing;
   own_.pinned = config_.pinned;
   own_.memory_for_model = config_.memory_for_model;
+  own_.share = config_.share;
   env_.transport.set_handler(this);
   env_.metrics.before_render([this, alive = std::weak_ptr<bool>(alive_)] {
     if (!alive.expired()) refresh_metrics();
@@ -293,6 +294,7 @@ void MeshNode::settle() {
         planner_.step(env_.clock.now(), {nodes(), membership_.plan(), identity, &model_->cost});
     if (plan.has_value()) apply(membership_.announce(env_.clock.now(), std::move(*plan)));
     follow_plan();
+    hop_->compute_at_once(scheduler::stages_at_once(membership_.plan().stages, nodes()));
   }
   publish(false);
 }

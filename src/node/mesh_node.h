@@ -33,6 +33,7 @@ struct NodeConfig {
   std::vector<std::string> addresses;  // where this node accepts peers, host:port
   std::string http;                    // host:port of its API, "" for none
   std::string device;
+  wire::MachineShare share;
   std::vector<env::Address> seeds;                   // --peer
   bool willing = true;                               // may hold layers and be planner
   std::optional<LayerRange> pinned;                  // --layers

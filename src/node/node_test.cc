@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "node/machine.h"
 #include "node/mesh_node.h"
 #include "node/model_catalog.h"
 #include "node/test_mesh.h"
@@ -42,6 +43,34 @@ TEST(MeshNodeTest, TwoNodesShareTheLayersAndEitherMayBeAsked) {
     EXPECT_GT(node->compute.rows, 0u);
   }
   EXPECT_EQ(a.mesh->hop()->sequences() + b.mesh->hop()->sequences(), 0u);
+}
+
+TEST(MeshNodeTest, StreamsTravelTogetherThroughNodesOfOneMachine) {
+  for (const bool shared : {true, false}) {
+    Mesh mesh;
+    const auto share = [&](NodeConfig& config) {
+      two(config);
+      config.share = {7, 2, shared ? 2u : 1u};
+    };
+    Mesh::Node& a = mesh.add('a', share);
+    mesh.add('b', share);
+    mesh.run(seconds(3));
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (int i = 0; i < 4; ++i) {
+      sinks.push_back(mesh.ask(a, 20));
+      mesh.loop.run_ready();
+      a.compute.finish_one();
+    }
+    mesh.run(seconds(1));
+    for (const auto& sink : sinks) EXPECT_EQ(sink->tokens.size(), 20u);
+    if (shared) EXPECT_EQ(a.mesh->hop()->micro_batches_max(), 1u);
+    if (!shared) EXPECT_GT(a.mesh->hop()->micro_batches_max(), 1u);
+  }
+}
+
+TEST(Machine, HasANumberOfItsOwn) {
+  EXPECT_NE(machine_number(), 0u);
+  EXPECT_EQ(machine_number(), machine_number());
 }
 
 TEST(MeshNodeTest, ALostNodeFailsItsRequestsAndTheRestTakesOver) {

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,6 +56,9 @@ class Hop {
   void advance_epoch(Epoch epoch) { holding_.epoch = epoch; }
   // While draining every OPEN is refused with `why`.
   void refuse_new(std::optional<Error> why) { refuse_new_ = std::move(why); }
+  // So many stages of the ring have cores of their own. With fewer than there are stages, more
+  // batches on their way would only take turns and read the weights more often.
+  void compute_at_once(std::size_t stages) { at_once_ = stages; }
   bool idle() const { return sequences_.empty() && !step_in_flight_; }
 
   void on_open(PeerId from, const wire::Open& open);
@@ -220,6 +224,8 @@ class Hop {
   std::map<SequenceId, Sequence> sequences_;
   engine::StepCost cost_;
   RingPacer pacer_;
+  // Stages that compute at the same time.
+  std::size_t at_once_ = std::numeric_limits<std::size_t>::max();
   std::size_t micro_batches_max_ = 0;
   PromptWindow window_;
   bool prompts_held_ = false;

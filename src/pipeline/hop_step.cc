@@ -14,8 +14,9 @@ namespace mesh::pipeline {
 // Decode rows: at stage 0 so few that several micro-batches are on their way at once. Prompt rows:
 // as many as delay the running generations little, and as the next stages have room for.
 engine::BatchLimits Hop::step_limits() {
-  std::size_t room = limits::kBatchRows, waiting = 0, running = 0;
+  std::size_t room = limits::kBatchRows, waiting = 0, running = 0, stages = 0;
   for (const auto& [id, sequence] : sequences_) {
+    stages = std::max(stages, sequence.stages.size());
     if (sequence.decoding()) ++running;
     if (sequence.prompt_waiting == 0) continue;
     waiting += sequence.prompt_waiting;
@@ -28,15 +29,17 @@ engine::BatchLimits Hop::step_limits() {
   engine::BatchLimits most;
   most.prompts_wait = held;
   // A stage that is the whole ring has nobody to keep busy meanwhile.
-  if (running > 0 && holding_.layers.begin == 0 && !whole_ring())
-    most.decode_rows = pacer_.decode_cap(running);
+  if (running > 0 && holding_.layers.begin == 0 && !whole_ring()) {
+    most.decode_rows = pacer_.decode_cap(running, at_once_);
+    most.decodes_wait = stages > at_once_ && pacer_.in_flight() >= at_once_;
+  }
   // Generations that are elsewhere in the ring come back while this step runs.
   const std::size_t beside = std::clamp<std::size_t>(
       batcher_->waiting_decodes(), std::min<std::size_t>(running, 1), most.decode_rows);
   // The stages behind wait for the first part of a prompt and the ones before for the last: with N
   // parts over S stages they compute N / (N + S - 1) of the time.
   // A later stage takes what has come: it only lags behind when it is the slowest.
-  const bool cuts = holding_.layers.begin == 0 && !whole_ring();
+  const bool cuts = holding_.layers.begin == 0 && !whole_ring() && at_once_ > 1;
   const std::size_t chunk = cuts ? limits::kPipelinedChunk : limits::kPrefillChunk;
   most.prompt_rows = std::min(room, cost_.prompt_rows(beside, chunk));
   return most;

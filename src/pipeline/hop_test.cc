@@ -313,6 +313,41 @@ TEST(HopTest, SpreadsStreamsOverTheRing) {
   EXPECT_EQ(a.hop.micro_batches(), 0u);
 }
 
+// Where no stage has cores of its own, batches take turns anyway: all streams share one.
+TEST(HopTest, GathersStreamsWhereStagesShareTheirCores) {
+  Stage a(kA, {0, 2}, 100);
+  a.hop.compute_at_once(1);
+  run_ring(a);
+  EXPECT_EQ(a.hop.micro_batches_max(), 1u);
+  EXPECT_GT(a.hop.mean_decode_batch(), 7.0);
+  // A prompt goes in one piece.
+  a.hop.on_peer_down(kX);
+  a.finish_all();
+  ASSERT_FALSE(a.open(open_message(9, 200, 10, kX)));
+  a.hop.on_prompt(kX, {SequenceId{9}, std::vector<TokenId>(200, 7)});
+  EXPECT_EQ(a.compute.last_job.rows(), 200u);
+}
+
+TEST(HopTest, StreamsThatWaitedForABatchRunWhenItIsCancelled) {
+  Stage a(kA, {0, 2}, 100);
+  a.hop.compute_at_once(1);
+  for (std::uint64_t id : {1u, 2u}) {
+    ASSERT_FALSE(a.open(open_message(id, 3, 50, kX)));
+    a.hop.on_prompt(kX, {SequenceId{id}, tokens_of(3)});
+    a.credit(id, 53, kX);
+    a.finish_all();
+  }
+  a.sent_rows(kB);
+  a.token(1, 3);
+  a.finish_all();
+  EXPECT_EQ(a.sent_rows(kB).size(), 1u);  // sequence 1 is on its way
+  a.token(2, 3);
+  EXPECT_FALSE(a.compute.finish_one());
+  a.hop.on_close(kX, {{SequenceId{1}}});
+  EXPECT_TRUE(a.compute.finish_one());
+  EXPECT_EQ(a.sent_rows(kB).size(), 1u);
+}
+
 // What passes between two steps beside computing bounds the rate as well.
 TEST(HopTest, SpreadsStreamsOfASmallModelNoFurther) {
   Stage a(kA, {0, 2}, 100);

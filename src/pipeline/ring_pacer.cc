@@ -57,8 +57,8 @@ std::size_t RingPacer::batches(std::size_t running) const {
   return std::min(running, 1 + static_cast<std::size_t>(ratio));
 }
 
-std::size_t RingPacer::decode_cap(std::size_t running) const {
-  const std::size_t count = batches(running);
+std::size_t RingPacer::decode_cap(std::size_t running, std::size_t at_once) const {
+  const std::size_t count = std::clamp<std::size_t>(at_once, 1, batches(running));
   return std::max<std::size_t>(1, (running + count - 1) / count);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -39,8 +40,10 @@ class RingPacer {
   std::size_t in_flight() const { return batches_.size(); }
   // M, at least 1 and at most `running`; 1 while unknown.
   std::size_t batches(std::size_t running) const;
-  // Streams of the next step when `running` are being generated: ceil(running / M), at least 1.
-  std::size_t decode_cap(std::size_t running) const;
+  // Streams of the next step when `running` are being generated and at most `at_once` batches can
+  // be computed at the same time: ceil(running / min(M, at_once)), at least 1.
+  std::size_t decode_cap(std::size_t running,
+                         std::size_t at_once = std::numeric_limits<std::size_t>::max()) const;
 
  private:
   struct Batch {

@@ -219,6 +219,9 @@ TEST(RingPacer, CapsByTheRatioOfRingAndStep) {
   EXPECT_EQ(pacer.batches(8), 4u);
   EXPECT_EQ(pacer.decode_cap(8), 2u);
   EXPECT_EQ(pacer.decode_cap(9), 3u);
+  EXPECT_EQ(pacer.decode_cap(9, 2), 5u);  // no more than can be computed at the same time
+  EXPECT_EQ(pacer.decode_cap(9, 1), 9u);
+  EXPECT_EQ(pacer.decode_cap(9, 7), 3u);
   EXPECT_EQ(pacer.decode_cap(3), 1u);
   EXPECT_EQ(pacer.decode_cap(1), 1u);
   // A batch that stood in a queue says nothing.

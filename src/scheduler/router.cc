@@ -1,5 +1,6 @@
 #include "scheduler/router.h"
 
+#include <algorithm>
 #include <map>
 
 namespace mesh::scheduler {
@@ -56,6 +57,30 @@ std::string_view state_name(wire::NodeState state) {
       return "failed";
   }
   return "unknown";
+}
+
+std::size_t stages_at_once(const std::vector<wire::StageAssignment>& stages, const Nodes& nodes) {
+  struct Machine {
+    std::uint64_t stages = 0, threads = 0, cores = 0;
+  };
+  std::map<std::uint64_t, Machine> shared;
+  std::uint64_t at_once = 0;
+  for (const wire::StageAssignment& stage : stages) {
+    const NodeView* node = find(nodes, stage.node);
+    if (node == nullptr || node->record.share.machine == 0) {
+      ++at_once;
+      continue;
+    }
+    const wire::MachineShare& share = node->record.share;
+    Machine& machine = shared[share.machine];
+    machine.stages += 1;
+    machine.threads += std::max(share.threads, 1u);
+    machine.cores = std::max<std::uint64_t>(machine.cores, share.cores);
+  }
+  for (const auto& [number, machine] : shared)
+    at_once += std::clamp<std::uint64_t>(machine.stages * machine.cores / machine.threads, 1,
+                                         machine.stages);
+  return std::max<std::size_t>(at_once, 1);
 }
 
 std::vector<LayerRange> missing_layers(const wire::Plan& plan, const Nodes& nodes,

@@ -17,6 +17,10 @@ namespace mesh::scheduler {
 Result<std::vector<wire::StageAssignment>> route(const wire::Plan& plan, const Nodes& nodes,
                                                  std::uint32_t layers);
 
+// How many of these stages compute at the same time without taking cores from each other: all,
+// unless several stand on one machine with more threads than it has cores. At least 1.
+std::size_t stages_at_once(const std::vector<wire::StageAssignment>& stages, const Nodes& nodes);
+
 // Layers that no ready node serves under this plan, ascending, adjacent ranges merged.
 std::vector<LayerRange> missing_layers(const wire::Plan& plan, const Nodes& nodes,
                                        std::uint32_t layers);

@@ -82,5 +82,25 @@ TEST(Router, WithoutAPlanNothingIsServed) {
   EXPECT_NE(problem(other, {ready(1, {0, 3}), ready(2, {3, 6})}), "ok");
 }
 
+TEST(Router, StagesOfOneMachineShareItsCores) {
+  const std::vector<wire::StageAssignment> stages = {
+      {id(1), {0, 2}}, {id(2), {2, 4}}, {id(3), {4, 6}}};
+  const auto at_once = [&](const std::vector<wire::MachineShare>& shares) {
+    Nodes nodes = {ready(1, {0, 2}), ready(2, {2, 4}), ready(3, {4, 6})};
+    for (std::size_t i = 0; i < shares.size(); ++i) nodes[i].record.share = shares[i];
+    return stages_at_once(stages, nodes);
+  };
+  EXPECT_EQ(at_once({}), 3u);  // nothing is known
+  EXPECT_EQ(at_once({{7, 4, 4}, {8, 4, 4}, {9, 4, 4}}), 3u);
+  EXPECT_EQ(at_once({{7, 4, 4}, {7, 4, 4}, {9, 4, 4}}), 2u);
+  EXPECT_EQ(at_once({{7, 4, 4}, {7, 4, 4}, {7, 4, 4}}), 1u);
+  EXPECT_EQ(at_once({{7, 4, 1}, {7, 4, 1}, {7, 4, 1}}), 3u);  // a core for each
+  EXPECT_EQ(at_once({{7, 2, 1}, {7, 2, 1}, {7, 2, 1}}), 2u);
+  EXPECT_EQ(at_once({{7, 2, 1}, {7, 2, 1}, {}}), 3u);
+  EXPECT_EQ(at_once({{7, 0, 0}, {7, 0, 0}, {7, 0, 0}}), 1u);  // as a confused peer may say
+  EXPECT_EQ(at_once({{7, ~0u, ~0u}, {7, ~0u, ~0u}, {7, 1, ~0u}}), 1u);
+  EXPECT_EQ(stages_at_once({}, {}), 1u);
+}
+
 }  // namespace
 }  // namespace mesh::scheduler

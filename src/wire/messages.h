@@ -101,6 +101,14 @@ enum class NodeState : std::uint8_t {
 
 // What a node says of itself; only the owner writes it. (incarnation, version) orders records of
 // one owner.
+// What of its machine's cores a node computes with. Nodes that count the same cores take turns.
+struct MachineShare {
+  std::uint64_t machine = 0;  // the same for processes that run on the same cores; 0: unknown
+  std::uint32_t cores = 0;
+  std::uint32_t threads = 0;  // of the node's engine
+  friend bool operator==(const MachineShare&, const MachineShare&) = default;
+};
+
 struct NodeRecord {
   PeerId node;
   std::uint64_t incarnation = 0;  // start time of the process, unix ms
@@ -122,6 +130,7 @@ struct NodeRecord {
   std::uint32_t pages_total = 0, pages_used = 0;
   double tokens_per_s = 0;  // recent, as entry
   std::string problem;      // why kFailed, one sentence
+  MachineShare share;
   friend bool operator==(const NodeRecord&, const NodeRecord&) = default;
 };
 

@@ -274,6 +274,11 @@ std::string encode_record(const NodeRecord& record) {
   out.set_pages_used(record.pages_used);
   out.set_tokens_per_s(record.tokens_per_s);
   out.set_problem(clean_text(record.problem, limits::kSentenceBytes));
+  if (record.share.machine != 0) {
+    out.mutable_share()->set_machine(record.share.machine);
+    out.mutable_share()->set_cores(record.share.cores);
+    out.mutable_share()->set_threads(record.share.threads);
+  }
   // Sixteen very long addresses may not fit; the last ones are the least wanted.
   while (out.ByteSizeLong() > limits::kRecordBytes && out.addresses_size() > 0)
     out.mutable_addresses()->RemoveLast();
@@ -319,6 +324,7 @@ Result<NodeRecord> decode_record(std::string_view bytes) {
                  fmt::format("{} tokens/s is no rate", in.tokens_per_s()));
   record.tokens_per_s = in.tokens_per_s();
   record.problem = fields.text(in.problem(), limits::kSentenceBytes, "the problem");
+  record.share = {in.share().machine(), in.share().cores(), in.share().threads()};
   if (!fields.ok()) return fields.error();
   return record;
 }

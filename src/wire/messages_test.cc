@@ -63,6 +63,7 @@ NodeRecord record() {
   r.pages_used = 3;
   r.tokens_per_s = 12.5;
   r.problem = "";
+  r.share = {0x1234567890ABCDEF, 4, 2};
   return r;
 }
 
