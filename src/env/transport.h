@@ -42,6 +42,16 @@ struct LinkInfo {
   bool outbound = false;  // we dialled
 };
 
+// Bytes of the stream as they are on the wire, its encryption included.
+struct Traffic {
+  std::uint64_t sent = 0, received = 0;
+  Traffic& operator+=(const Traffic& other) {
+    sent += other.sent;
+    received += other.received;
+    return *this;
+  }
+};
+
 // Called on the control loop, never from within a Transport call.
 class TransportHandler {
  public:
@@ -68,6 +78,8 @@ class Transport {
   virtual Result<void> send(PeerId to, Frame frame) = 0;
   // Closes after what is queued has been written, at the latest after a second.
   virtual void close(PeerId peer, const Error& why) = 0;
+  // Over all links with the peer so far; zeros where nobody counts.
+  virtual Traffic traffic(PeerId) const { return {}; }
 };
 
 }  // namespace mesh::env

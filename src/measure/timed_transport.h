@@ -46,6 +46,7 @@ class TimedTransport final : public env::Transport, public env::TransportHandler
   void dial(const env::Address& address) override { inner_->dial(address); }
   Result<void> send(PeerId to, env::Frame frame) override;
   void close(PeerId peer, const Error& why) override { inner_->close(peer, why); }
+  env::Traffic traffic(PeerId peer) const override { return inner_->traffic(peer); }
 
  private:
   void on_link_up(const env::LinkInfo& link) override;

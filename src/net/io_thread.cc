@@ -8,9 +8,7 @@
 #include "base/check.h"
 
 namespace mesh::net {
-namespace {
-
-}  // namespace
+namespace {}  // namespace
 
 struct IoThread::Impl {
   boost::asio::io_context context{1};

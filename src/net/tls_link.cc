@@ -402,6 +402,7 @@ void Link::receive() {
                             reading_ = false;
                             if (phase_ == Phase::kEnded) return;
                             if (code) return end_of_stream(reason(code));
+                            share_->received += count;
                             tls_.received(count);
                             read();
                           }));
@@ -574,6 +575,7 @@ void Link::transmit() {
     if (code && code != asio::error::would_block) return on_written(code);
     sent_ += count;
     written += count;
+    share_->sent += count;
     if (code) break;
   }
   socket_.async_wait(tcp::socket::wait_write, guarded([this](const ErrorCode& code) {

@@ -52,6 +52,8 @@ struct LinkShare {
   std::atomic<bool> paused{false};
   bool has_room() const;
 
+  std::atomic<std::uint64_t> sent{0}, received{0};  // bytes of the stream since the handshake
+
   bool closing = false;  // control loop only: close() was called
 };
 

@@ -115,6 +115,8 @@ class Desk {
     const auto it = links_.find(share->peer);
     if (it == links_.end() || it->second != share) return;  // known to be down already
     links_.erase(it);
+    if (former_.size() < limits::kPeers || former_.count(share->peer) > 0)
+      former_[share->peer] += {share->sent, share->received};
     events_.info("net.link_down", {{"peer", share->peer.short_name()}, {"why", why.message}});
     if (handler != nullptr) handler->on_link_down(share->peer, why);
   }
@@ -127,6 +129,13 @@ class Desk {
   void dial_failed(const env::Address& address, const Error& why) {
     if (handler != nullptr) handler->on_dial_failed(address, why);
   }
+  env::Traffic traffic(PeerId peer) const {
+    const auto former = former_.find(peer);
+    env::Traffic sum = former == former_.end() ? env::Traffic{} : former->second;
+    if (const auto it = links_.find(peer); it != links_.end())
+      sum += {it->second->sent, it->second->received};
+    return sum;
+  }
   // Null when there is none, or it is being closed.
   std::shared_ptr<LinkShare> find(PeerId peer) const {
     const auto it = links_.find(peer);
@@ -137,6 +146,7 @@ class Desk {
   const PeerId self_;
   Events& events_;
   std::map<PeerId, std::shared_ptr<LinkShare>> links_;
+  std::map<PeerId, env::Traffic> former_;  // of links that have ended
 };
 
 // Listening sockets and all connections. Whoever calls a member holds the mutex: handlers of the
@@ -528,6 +538,10 @@ Result<void> TlsTransport::send(PeerId to, env::Frame frame) {
   else
     impl_->on_io([share](Hub& hub) { hub.take_outbox(share); });
   return {};
+}
+
+env::Traffic TlsTransport::traffic(PeerId peer) const {
+  return impl_->desk->traffic(peer);
 }
 
 void TlsTransport::close(PeerId peer, const Error& why) {

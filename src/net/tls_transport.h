@@ -47,6 +47,7 @@ class TlsTransport final : public env::Transport {
   // on_link_down(peer, why) follows on a later turn and no frame in between; the peer is told
   // why.message (at most limits::kCloseReasonBytes, ASCII).
   void close(PeerId peer, const Error& why) override;
+  env::Traffic traffic(PeerId peer) const override;
 
  private:
   struct Impl;

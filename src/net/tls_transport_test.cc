@@ -204,6 +204,29 @@ TEST_F(TlsTransportTest, CarriesEveryFieldAndALargePayload) {
   EXPECT_EQ(b.log.frames[2].stream, 3u);
 }
 
+TEST_F(TlsTransportTest, CountsTheBytesOfAllLinksWithAPeer) {
+  Node a(io), b(io);
+  const auto traffic = [](Node& node, PeerId peer) {
+    env::Traffic out;
+    node.run([&] { out = node.transport->traffic(peer); });
+    return out;
+  };
+  EXPECT_EQ(traffic(a, b.id()).sent, 0u);
+  link(a, b);
+  ASSERT_TRUE(a.send(b.id(), frame_of(1)).ok());
+  ASSERT_TRUE(a.send(b.id(), frame_of(2, std::string(100'000, 'x'))).ok());
+  b.log.wait_frames(2);
+  const env::Traffic there = traffic(b, a.id());
+  EXPECT_GT(there.received, 100'000u);
+  EXPECT_LT(there.received, 102'000u);
+  EXPECT_LT(there.sent, 1'000u);
+  a.run([&] { a.transport->close(b.id(), Error(Code::kCancelled, "enough")); });
+  b.log.wait([&] { return !b.log.downs.empty(); });
+  const env::Traffic after = traffic(b, a.id());
+  EXPECT_GE(after.received, there.received);
+  EXPECT_GT(traffic(a, b.id()).sent, 100'000u);
+}
+
 TEST_F(TlsTransportTest, LetsBulkWaitForTheRest) {
   Node a(io), b(io);
   link(a, b);

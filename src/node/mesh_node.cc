@@ -69,6 +69,12 @@ void MeshNode::refresh_metrics() {
         .gauge("mesh_node_up", "Whether a node is seen alive.", {{"node", node.short_name()}})
         .set(alive ? 1 : 0);
   };
+  const auto link_bytes = [this](PeerId to, const char* direction, std::uint64_t total) {
+    metrics::Counter& counter =
+        env_.metrics.counter("mesh_link_bytes_total", "Bytes on the wire between two nodes.",
+                             {{"to", to.short_name()}, {"direction", direction}});
+    counter.add(static_cast<double>(total) - counter.value());
+  };
   layers(own_.node, own_.layers.size());
   up(own_.node, true);
   for (const auto& [peer, member] : membership_.members()) {
@@ -77,6 +83,9 @@ void MeshNode::refresh_metrics() {
     env_.metrics
         .gauge("mesh_link_rtt_seconds", "Round trip to a node.", {{"to", peer.short_name()}})
         .set(to_seconds(member.rtt));
+    const env::Traffic traffic = env_.transport.traffic(peer);
+    link_bytes(peer, "sent", traffic.sent);
+    link_bytes(peer, "received", traffic.received);
   }
 }
 

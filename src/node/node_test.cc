@@ -63,8 +63,7 @@ TEST(MeshNodeTest, StreamsTravelTogetherThroughNodesOfOneMachine) {
     }
     mesh.run(seconds(1));
     for (const auto& sink : sinks) EXPECT_EQ(sink->tokens.size(), 20u);
-    if (shared) EXPECT_EQ(a.mesh->hop()->micro_batches_max(), 1u);
-    if (!shared) EXPECT_GT(a.mesh->hop()->micro_batches_max(), 1u);
+    EXPECT_EQ(a.mesh->hop()->micro_batches_max() == 1, shared);
   }
 }
 
