@@ -35,6 +35,7 @@ class FakeGateway : public node::Gateway {
     status_.fingerprint = 0x1234;
     status_.layers = 8;
     status_.context = 512;
+    status_.kv_dtype = "bf16";
     status_.epoch = {3};
     status_.ready = true;
     status_.requests_running = 1;
@@ -669,7 +670,8 @@ TEST_F(ApiServerTest, ShowsTheMesh) {
     "mesh":{"version":"0.1.0","numeric_class":"cpu-1","self_test":"0000000000000abc",
       "cluster":"home","epoch":3,"ready":true,"layers":8,"missing_layers":[],"waiting_for":"",
       "tokens_per_s":12.5,"requests_running":1,"requests_waiting":0},
-    "model":{"name":"org/pocket","fingerprint":"0000000000001234","layers":8,"context":512},
+    "model":{"name":"org/pocket","fingerprint":"0000000000001234","layers":8,"context":512,
+      "kv_dtype":"bf16"},
     "nodes":[{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","name":"laptop",
       "self":true,"state":"ready","problem":"","http":"127.0.0.1:8642","peer":"127.0.0.1:8643",
       "device":"cpu","layers":[0,8],"bytes_loaded":5,"bytes_expected":5,"rows_computed":7,

@@ -70,7 +70,8 @@ std::string mesh_status_json(const node::MeshStatus& status) {
                 {{"name", status.model},
                  {"fingerprint", to_hex(status.fingerprint)},
                  {"layers", status.layers},
-                 {"context", status.context}}},
+                 {"context", status.context},
+                 {"kv_dtype", status.kv_dtype}}},
                {"nodes", std::move(nodes)}});
 }
 

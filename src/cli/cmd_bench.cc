@@ -14,6 +14,7 @@
 #include "model/config.h"
 #include "model/synthetic_shapes.h"
 #include "node/machine.h"
+#include "ops/kv_layout.h"
 #include "topology/topology.h"
 
 namespace mesh::cli {
@@ -26,34 +27,46 @@ struct Subject {
   std::string name;
   std::function<Result<formats::ModelFiles>()> open;
   std::uint32_t layers = 0;
+  std::string_view kv_dtype;
 };
 
 Result<Subject> subject(const BenchOptions& o) {
   Subject out;
+  std::optional<ops::DType> kv_type;
+  if (!o.kv_dtype.empty()) {
+    MESH_ASSIGN_OR_RETURN(kv_type, ops::parse_kv_dtype(o.kv_dtype));
+  }
   if (o.synthetic.empty()) {
     const std::string name = o.model;
     MESH_ASSIGN_OR_RETURN(const formats::Quantize quantize, formats::parse_quantize(o.quantize));
-    out.open = [name, quantize]() -> Result<formats::ModelFiles> {
+    out.open = [name, quantize, kv_type]() -> Result<formats::ModelFiles> {
       MESH_ASSIGN_OR_RETURN(formats::ModelFiles files,
                             formats::open_model(name, hub_environment()));
       formats::quantize_model(files, quantize);
+      files.kv_type = kv_type;
       return files;
     };
   } else {
     MESH_ASSIGN_OR_RETURN(const model::RandomModelOptions shape,
                           model::synthetic_shape(o.synthetic, o.weights));
-    out.open = [shape] { return model::make_random_model(shape); };
+    out.open = [shape, kv_type]() -> Result<formats::ModelFiles> {
+      MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, model::make_random_model(shape));
+      files.kv_type = kv_type;
+      return files;
+    };
   }
   MESH_ASSIGN_OR_RETURN(const formats::ModelFiles files, out.open());
   MESH_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::parse_config(files));
   out.name = o.synthetic.empty() ? files.name
                                  : fmt::format("{}, random {} weights", o.synthetic, o.weights);
   out.layers = spec.layers;
+  out.kv_dtype = ops::kv_dtype_name(spec.kv);
   return out;
 }
 
 struct Outcome {
   std::string name;
+  std::string_view kv_dtype;
   std::uint32_t stages = 1;
   int threads = 1;
   ops::BackendInfo backend;
@@ -64,9 +77,9 @@ struct Outcome {
 };
 
 void print_text(const Outcome& o) {
-  fmt::print("{}: {} of weights; {} stage{} of {} thread{}, {}\n", o.name, shown_bytes(o.weights),
-             o.stages, o.stages == 1 ? "" : "s", o.threads, o.threads == 1 ? "" : "s",
-             o.backend.isa);
+  fmt::print("{}: {} of weights; KV cache in {}; {} stage{} of {} thread{}, {}\n", o.name,
+             shown_bytes(o.weights), o.kv_dtype, o.stages, o.stages == 1 ? "" : "s", o.threads,
+             o.threads == 1 ? "" : "s", o.backend.isa);
   fmt::print("{}; loaded in {:.2f} s; peak memory {}\n", o.backend.device, to_seconds(o.load),
              shown_bytes(o.peak_memory));
   if (!o.speed.prompts.empty()) {
@@ -94,6 +107,7 @@ void print_json(const Outcome& o) {
   json["numeric_class"] = o.backend.numeric_class;
   json["load_seconds"] = to_seconds(o.load);
   json["weight_bytes"] = o.weights;
+  json["kv_dtype"] = o.kv_dtype;
   json["peak_memory_bytes"] = o.peak_memory;
   json["prompts"] = Json::array();
   for (const measure::PromptSpeed& p : o.speed.prompts)
@@ -123,6 +137,7 @@ Result<Outcome> measure_all(const BenchOptions& o, Console& console) {
 
   Outcome out;
   out.name = what.name;
+  out.kv_dtype = what.kv_dtype;
   out.stages = o.stages;
   const int share = std::max(1, topology::default_threads() / static_cast<int>(o.stages));
   out.threads = o.threads > 0 ? o.threads : share;

@@ -16,6 +16,7 @@ int run_eval_command(const EvalCommandOptions& options) {
   eval.backend = options.backend;
   eval.isa = options.isa;
   eval.quantize = options.quantize;
+  eval.kv_dtype = options.kv_dtype;
   eval.threads = options.threads > 0 ? options.threads : topology::default_threads();
   eval.ids_files = options.ids;
   eval.out_file = options.out;

@@ -22,6 +22,7 @@
 #include "env/system_random.h"
 #include "net/ports.h"
 #include "node/local_node.h"
+#include "ops/kv_layout.h"
 
 namespace mesh::cli {
 namespace {
@@ -100,7 +101,10 @@ Result<node::LocalNodeOptions> local_options(const NodeOptions& o, const std::st
   local.willing = !o.no_layers;
   local.backend = o.device;
   local.isa = o.isa;
-  MESH_ASSIGN_OR_RETURN(local.quantize, formats::parse_quantize(o.quantize));
+  MESH_ASSIGN_OR_RETURN(local.choices.quantize, formats::parse_quantize(o.quantize));
+  if (!o.kv_dtype.empty()) {
+    MESH_ASSIGN_OR_RETURN(local.choices.kv_type, ops::parse_kv_dtype(o.kv_dtype));
+  }
   local.threads = o.threads;
   MESH_ASSIGN_OR_RETURN(local.log.level_min, env::parse_level(o.log_level));
   local.log.format =

@@ -120,6 +120,7 @@ void declare_config(CLI::App& app, Verbs& v) {
   file(v.config_unset);
 }
 
+constexpr const char* kKvDtypeHelp = "keep the KV cache in f32, bf16 or q8";
 constexpr const char* kIsaHelp = "avx512, avx2, neon_dotprod, neon or scalar";
 
 void declare_bench(CLI::App& app, BenchOptions& o) {
@@ -142,6 +143,7 @@ void declare_bench(CLI::App& app, BenchOptions& o) {
       ->capture_default_str();
   bench->add_option("--quantize", o.quantize, "convert the model while loading: q8 or q4")
       ->type_name("TYPE");
+  bench->add_option("--kv-dtype", o.kv_dtype, kKvDtypeHelp)->type_name("TYPE");
   bench->add_option("--stages", o.stages, "split the layers over so many nodes on this machine")
       ->type_name("N")
       ->check(count(limits::kRouteStages))
@@ -189,6 +191,7 @@ void declare_eval(CLI::App& app, EvalCommandOptions& o) {
       ->delimiter(',');
   eval->add_option("--backend", o.backend, "ref or cpu")->type_name("NAME")->capture_default_str();
   eval->add_option("--quantize", o.quantize, "convert while loading: q8 or q4")->type_name("TYPE");
+  eval->add_option("--kv-dtype", o.kv_dtype, kKvDtypeHelp)->type_name("TYPE");
   eval->add_option("--isa", o.isa, kIsaHelp)->type_name("NAME");
   eval->add_option("--threads", o.threads, "compute threads")
       ->type_name("N")

@@ -47,6 +47,21 @@ TargetOptions target_options(const Settings& s, const std::string& openai_base_u
   return out;
 }
 
+// A model that comes from the mesh comes as the mesh computes it.
+Result<void> check_choices(const NodeOptions& o, const Settings& s) {
+  if (!o.model.empty()) return {};
+  for (const char* name : {"quantize", "kv-dtype"}) {
+    const SettingValue value = s.value(name);
+    if (value.origin == Origin::kFlag || value.origin == Origin::kEnvironment)
+      return Error(
+          Code::kInvalidArgument,
+          fmt::format("{} {}: without -m the model is the mesh's, with the mesh's choices; "
+                      "give them where it was started, or name the model",
+                      value.source, s.text(name)));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<NodeOptions> node_options(NodeVerb verb, const Settings& s) {
@@ -60,6 +75,7 @@ Result<NodeOptions> node_options(NodeVerb verb, const Settings& s) {
   o.device = s.text("device");
   o.isa = s.text("isa");
   o.quantize = s.text("quantize");
+  o.kv_dtype = s.text("kv-dtype");
   o.threads = static_cast<int>(s.whole("threads").value_or(0));
   o.memory = s.size("memory").value_or(0);
   o.kv_memory = s.size("kv-memory").value_or(0);
@@ -84,7 +100,10 @@ Result<NodeOptions> node_options(NodeVerb verb, const Settings& s) {
   o.layers = s.text("layers");
   o.min_nodes = static_cast<std::uint32_t>(s.whole("min-nodes").value_or(1));
   o.no_layers = s.on("no-layers");
-  if (verb == NodeVerb::kJoin) o.cluster_key_file = s.text("cluster-key-file");
+  if (verb == NodeVerb::kJoin) {
+    o.cluster_key_file = s.text("cluster-key-file");
+    MESH_RETURN_IF_ERROR(check_choices(o, s));
+  }
   if (o.no_layers && !o.layers.empty())
     return Error(Code::kInvalidArgument, "--layers and --no-layers contradict each other");
   return o;

@@ -34,6 +34,7 @@ struct NodeOptions {
   std::string device = "cpu";
   std::string isa;
   std::string quantize;
+  std::string kv_dtype;
   int threads = 0;
   std::uint64_t memory = 0;     // bytes; 0: 80 % of what is free
   std::uint64_t kv_memory = 0;  // bytes; 0: a quarter of memory
@@ -103,6 +104,7 @@ struct EvalCommandOptions {
   std::string backend = "cpu";
   std::string isa;
   std::string quantize;
+  std::string kv_dtype;
   int threads = 0;
   std::uint32_t chunk = 0;
   bool explain = false;
@@ -113,6 +115,7 @@ struct BenchOptions {
   std::string synthetic;  // a shape of model/synthetic_shapes.h
   std::string weights = "q4_0";
   std::string quantize;
+  std::string kv_dtype;
   std::uint32_t stages = 1;
   int threads = 0;  // of each stage; 0: the cores, shared among the stages
   std::string isa;

@@ -60,6 +60,13 @@ constexpr Setting kTable[] = {
      .placeholder = "TYPE",
      .help = "convert f32, bf16 and f16 matrices while loading: q8 or q4",
      .choices = "q8|q4"},
+    {.name = "kv-dtype",
+     .verbs = kNodeVerbs,
+     .kind = Kind::kChoice,
+     .placeholder = "TYPE",
+     .help = "what the KV cache is kept in: f32, bf16 or q8; default: as the residual stream, f32 "
+             "or bf16",
+     .choices = "f32|bf16|q8"},
     {.name = "threads",
      .verbs = kNodeVerbs,
      .kind = Kind::kWhole,

@@ -24,6 +24,7 @@ const std::map<std::string, std::pair<std::string, std::string>> kBadValues = {
     {"device", {"gpu", "choose cpu or ref"}},
     {"isa", {"sse", "choose avx512, avx2, neon_dotprod, neon or scalar"}},
     {"quantize", {"q5", "choose q8 or q4"}},
+    {"kv-dtype", {"q4", "choose f32, bf16 or q8"}},
     {"threads", {"0", "not a whole number from 1 to 1024"}},
     {"memory", {"8 apples", "write a size such as 8G or 500M"}},
     {"kv-memory", {"-1", "write a size such as 8G or 500M"}},

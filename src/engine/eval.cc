@@ -322,6 +322,9 @@ Result<std::vector<std::string>> run_eval(const EvalOptions& options) {
                         formats::parse_quantize(options.quantize));
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles model, formats::open_model(options.model, options.hub));
   formats::quantize_model(model, quantize);
+  if (!options.kv_dtype.empty()) {
+    MESH_ASSIGN_OR_RETURN(model.kv_type, ops::parse_kv_dtype(options.kv_dtype));
+  }
   MESH_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Backend> backend,
                         backends::make_backend(options.backend, {options.threads, options.isa}));
   std::vector<std::vector<TokenId>> sequences;

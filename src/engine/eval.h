@@ -18,6 +18,7 @@ namespace mesh::engine {
 struct EvalOptions {
   std::string model;                   // as formats::open_model() takes it
   std::string quantize;                // as formats::parse_quantize() takes it
+  std::string kv_dtype;                // as ops::parse_kv_dtype() takes it, or empty
   formats::HubEnvironment hub;         // where the hub's cache lies
   std::string backend = "cpu";         // "cpu" or "ref"
   std::string isa;                     // cpu: as backends/cpu/isa.h takes it; empty: the best

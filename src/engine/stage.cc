@@ -54,12 +54,11 @@ Result<std::uint64_t> kv_room(const model::ModelSpec& spec, const formats::Tenso
 
 // Pages of the KV pool. Errors: resource_exhausted (less than one page besides the reserved one).
 Result<std::uint32_t> pool_pages(const model::ModelSpec& spec, const formats::TensorSource& source,
-                                 LayerRange layers, tensor::DType store,
+                                 const ops::KvLayout& layout, LayerRange layers,
                                  const StageOptions& options) {
   if (options.pages > 0) return options.pages;
   MESH_ASSIGN_OR_RETURN(const std::uint64_t kv_bytes, kv_room(spec, source, layers, options));
-  const std::uint64_t page_bytes = std::uint64_t{2} * layers.size() * spec.kv_heads *
-                                   spec.head_dim * ops::kPageTokens * tensor::dtype_bytes(store);
+  const std::uint64_t page_bytes = ops::kv_page_bytes(layout);
   const std::uint64_t useful =
       std::uint64_t{limits::kSequencesPerStage} * kvcache::pages_for(spec.context) + 1;
   const std::uint64_t pages = std::min(
@@ -113,9 +112,9 @@ Result<std::unique_ptr<Stage>> Stage::load(ops::Backend& backend,
   if (layers.empty() || layers.end > spec.layers)
     return Error(Code::kInvalidArgument,
                  fmt::format("layers {} of a model of {}", layers.to_string(), spec.layers));
-  const tensor::DType store = options.kv_type.value_or(spec.residual);
+  const ops::KvLayout layout{layers.size(), spec.kv_heads, spec.head_dim, spec.kv};
   MESH_ASSIGN_OR_RETURN(const std::uint32_t pages,
-                        pool_pages(spec, source, layers, store, options));
+                        pool_pages(spec, source, layout, layers, options));
   model::StageWeights held;
   model::LoadOptions load_options;
   load_options.progress = options.progress;
@@ -128,7 +127,6 @@ Result<std::unique_ptr<Stage>> Stage::load(ops::Backend& backend,
   MESH_ASSIGN_OR_RETURN(model::StageWeights weights,
                         model::load_stage(spec, source, backend, layers, load_options));
   auto state = std::make_unique<State>(backend, spec, std::move(weights));
-  const ops::KvLayout layout{layers.size(), spec.kv_heads, spec.head_dim, store};
   MESH_ASSIGN_OR_RETURN(state->kv, backend.make_kv(layout, pages));
   return std::unique_ptr<Stage>(new Stage(std::move(state)));
 }

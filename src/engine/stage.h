@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,8 +24,6 @@ struct StageOptions {
   std::uint32_t pages = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t memory_bytes = 0;
-  std::optional<tensor::DType> kv_type =
-      std::nullopt;  // f32 or bf16; else the residual type of the model
   // Called by load() after each layer: source bytes read so far and to be read in all.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};
 };

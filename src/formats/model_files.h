@@ -3,6 +3,7 @@
 // binary itself.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -22,6 +23,9 @@ struct ModelFiles {
   std::string chat_template;  // chat_template.jinja, else the default one of tokenizer_config.json
   std::shared_ptr<TensorSource> tensors;
   std::string origin;  // path of the directory or GGUF file, or "built in"
+  // What the KV cache is kept in (ops/kv_layout.h) when it is not the type of the residual stream.
+  // No file says so: whoever opens the model chooses, and the choice is part of what it computes.
+  std::optional<tensor::DType> kv_type = std::nullopt;
 };
 
 // Variables of the environment that place the hub's cache; the caller reads them, empty means

@@ -110,7 +110,6 @@ Result<void> LocalMesh::add_node(const LocalMeshOptions& options, std::size_t in
 
   engine::EngineOptions engine_options;
   engine_options.stage.pages = options.pages;
-  engine_options.stage.kv_type = options.kv_type;
   engine_options.now = [] { return now(); };
   Result<void> made;
   run_on(n.loop, [&] {

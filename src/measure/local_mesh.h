@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +25,6 @@ struct LocalMeshOptions {
   int threads = 1;                 // of each node's engine
   std::string isa;                 // "": the best
   std::uint32_t pages = 512;       // KV pages of each node, page 0 included
-  std::optional<ops::DType> kv_type = std::nullopt;
 };
 
 // The ranges that the planner gives to so many nodes that have as much memory as this machine.

@@ -5,6 +5,23 @@
 // Links: HELLO and its refusals, heartbeats, strikes, silence.
 
 namespace mesh::membership {
+namespace {
+
+// Two models of different fingerprints, in a sentence.
+std::string models_differ(const std::string& a, const wire::ModelIdentity& a_model,
+                          const std::string& b, const wire::ModelIdentity& b_model) {
+  if (a_model.name == b_model.name && a_model.kv_dtype != b_model.kv_dtype)
+    return fmt::format(
+        "{} serves {} with a KV cache in {}, {} with one in {}: start both with the same "
+        "--kv-dtype",
+        a, a_model.name, a_model.kv_dtype, b, b_model.kv_dtype);
+  return fmt::format(
+      "{} serves {} (fingerprint {}), {} serves {} (fingerprint {}): their weights differ, "
+      "start both from the same files",
+      a, a_model.name, to_hex(a_model.fingerprint), b, b_model.name, to_hex(b_model.fingerprint));
+}
+
+}  // namespace
 
 using wire::FrameType;
 
@@ -242,11 +259,7 @@ bool Membership::compatible(Instant now, std::int64_t unix_ms, PeerId from,
     });
   if (hello.model && own.model && hello.model->fingerprint != own.model->fingerprint)
     return refused(Code::kUnsupported, [](const Side& me, const Side& other) {
-      return fmt::format(
-          "{} serves {} (fingerprint {}), {} serves {} (fingerprint {}): their weights differ, "
-          "start both from the same files",
-          me.label, me.hello.model->name, to_hex(me.hello.model->fingerprint), other.label,
-          other.hello.model->name, to_hex(other.hello.model->fingerprint));
+      return models_differ(me.label, *me.hello.model, other.label, *other.hello.model);
     });
   return true;
 }
@@ -297,17 +310,10 @@ void Membership::check_model(Instant now, PeerId peer, Actions& out) {
   const auto& own = config_.hello.model;
   const auto& other = member->second.record.model;
   if (!own || !other || own->fingerprint == other->fingerprint) return;
-  const auto sentence = [](const std::string& a, const wire::ModelIdentity& a_model,
-                           const std::string& b, const wire::ModelIdentity& b_model) {
-    return fmt::format(
-        "{} serves {} (fingerprint {}), {} serves {} (fingerprint {}): their weights differ, "
-        "start both from the same files",
-        a, a_model.name, to_hex(a_model.fingerprint), b, b_model.name, to_hex(b_model.fingerprint));
-  };
   const std::string self_name =
       fmt::format("node {} ({})", config_.hello.node_name, config_.self.short_name());
-  refuse(now, peer, Code::kUnsupported, sentence("this node", *own, name_of(peer), *other),
-         sentence("this node", *other, self_name, *own), out);
+  refuse(now, peer, Code::kUnsupported, models_differ("this node", *own, name_of(peer), *other),
+         models_differ("this node", *other, self_name, *own), out);
 }
 
 void Membership::strike(Instant now, Link& link, const std::string& what, Actions& out) {

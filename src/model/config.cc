@@ -66,6 +66,7 @@ Result<ModelSpec> parse(const formats::ModelFiles& files) {
     return Error(Code::kNotFound, fmt::format("no tensor {}", kEmbeddingTensor));
   spec.residual =
       embedding->dtype == tensor::DType::kF32 ? tensor::DType::kF32 : tensor::DType::kBF16;
+  spec.kv = files.kv_type.value_or(spec.residual);
   return spec;
 }
 
@@ -124,6 +125,7 @@ std::string canonical_text(const ModelSpec& spec) {
   }
   line("stop_ids", fmt::format("{}", fmt::join(spec.stop_ids, ",")));
   line("residual", tensor::dtype_name(spec.residual));
+  if (spec.kv != spec.residual) line("kv", tensor::dtype_name(spec.kv));
   return text;
 }
 

@@ -66,9 +66,9 @@ TEST(Config, ReadsTheLlamaFixture) {
                    .factor = 8.0,
                    .original_context = 32};
   expected.stop_ids = {313, 316, 317};
-  expected.residual = tensor::DType::kF32;
+  expected.residual = expected.kv = tensor::DType::kF32;
   EXPECT_EQ(spec_of("llama"), expected);
-  expected.residual = tensor::DType::kBF16;
+  expected.residual = expected.kv = tensor::DType::kBF16;
   EXPECT_EQ(spec_of("llama-bf16"), expected);
 }
 

@@ -62,9 +62,11 @@ struct ModelSpec {
   RopeSpec rope;
   MoeSpec moe;
   std::vector<TokenId> stop_ids;  // union of config.json and generation_config.json, ascending
-  // Type of the residual stream and (unless overridden) of the KV cache: f32 if the token embedding
-  // is F32, else bf16.
+  // Type of the residual stream: f32 if the token embedding is F32, else bf16.
   tensor::DType residual = tensor::DType::kBF16;
+  // What the KV cache is kept in: the type of the residual stream unless the model was opened with
+  // another (formats::ModelFiles::kv_type).
+  tensor::DType kv = tensor::DType::kBF16;
   bool is_moe(std::uint32_t layer) const {
     return moe.experts > 0 &&
            !std::binary_search(moe.dense_layers.begin(), moe.dense_layers.end(), layer);

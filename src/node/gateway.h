@@ -136,6 +136,7 @@ struct MeshStatus {
   std::string model;    // "" until known
   std::uint64_t fingerprint = 0;
   std::uint32_t layers = 0, context = 0;
+  std::string kv_dtype;  // what the KV cache is kept in
   Epoch epoch;
   bool ready = false;
   std::vector<LayerRange> missing;  // uncovered layers

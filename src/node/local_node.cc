@@ -200,6 +200,8 @@ Result<void> LocalNode::Impl::adopt_model(OpenedModel opened,
   progress(fmt::format("✓ model          {} ({}), {} layers, {}", opened.files.name,
                        opened.files.origin, opened.spec.layers, opened.spec.family));
   if (!opened.conversion.empty()) progress("✓ quantize       " + opened.conversion);
+  if (opened.spec.kv != opened.spec.residual)
+    progress(fmt::format("✓ KV cache       in {}", opened.local.identity.kv_dtype));
   engine::EngineOptions engine_options;
   engine_options.stage.kv_bytes =
       options.kv_memory > 0 ? options.kv_memory : memory / kKvShareOfMemory;
@@ -262,7 +264,7 @@ Result<std::unique_ptr<LocalNode>> LocalNode::start(LocalNodeOptions options,
   std::optional<OpenedModel> opened;
   if (!node.options.take_model_from_mesh) {
     MESH_ASSIGN_OR_RETURN(
-        opened, open_local_model(node.options.model, node.options.hub, node.options.quantize));
+        opened, open_local_model(node.options.model, node.options.hub, node.options.choices));
   }
   std::shared_ptr<const TextService> text;
   if (opened.has_value()) {

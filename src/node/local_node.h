@@ -17,8 +17,8 @@
 #include "env/env.h"
 #include "env/text_events.h"
 #include "env/transport.h"
-#include "formats/quantized_source.h"
 #include "node/gateway.h"
+#include "node/model_catalog.h"
 
 namespace mesh::node {
 
@@ -36,7 +36,7 @@ struct LocalNodeOptions {
   std::vector<env::Address> peers;
   std::string model;  // -m; "" with take_model_from_mesh: whatever the mesh serves
   bool take_model_from_mesh = false;
-  formats::Quantize quantize = formats::Quantize::kNone;  // of `model`
+  ModelChoices choices;  // of `model`; a model taken from the mesh comes with the mesh's
   formats::HubEnvironment hub;
   std::optional<LayerRange> layers;
   std::uint32_t min_nodes = 1;

@@ -483,6 +483,7 @@ MeshStatus MeshNode::status() const {
     out.fingerprint = model_->identity.fingerprint;
     out.layers = model_->identity.layers;
     out.context = model_->identity.context;
+    out.kv_dtype = model_->identity.kv_dtype;
     out.missing = scheduler::missing_layers(plan, nodes(), out.layers);
     const Result<pipeline::RouteChoice> route = choose_route();
     out.ready = route.ok();

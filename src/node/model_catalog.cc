@@ -1,5 +1,6 @@
 #include "node/model_catalog.h"
 
+#include <tuple>
 #include <utility>
 
 #include "model/config.h"
@@ -19,8 +20,9 @@ scheduler::ModelCost model_cost(const model::ModelSpec& spec,
     cost.layer_bytes.push_back(model::layer_bytes(spec, tensors, layer));
   cost.embedding_bytes = model::embedding_bytes(spec, tensors);
   cost.head_bytes = model::head_bytes(spec, tensors);
-  cost.kv_bytes_per_layer = kReasonableContexts * 2 * spec.context * spec.kv_heads * spec.head_dim *
-                            tensor::dtype_bytes(spec.residual);
+  cost.kv_bytes_per_layer = kReasonableContexts * spec.context *
+                            ops::kv_page_bytes({1, spec.kv_heads, spec.head_dim, spec.kv}) /
+                            ops::kPageTokens;
   return cost;
 }
 
@@ -52,6 +54,7 @@ Result<OpenedModel> describe_model(formats::ModelFiles files) {
   identity.hidden = spec->hidden;
   identity.context = spec->context;
   identity.vocabulary = spec->vocabulary;
+  identity.kv_dtype = ops::kv_dtype_name(spec->kv);
   opened.local.cost = model_cost(*spec, *opened.files.tensors);
   opened.local.stage_bytes = [spec = *spec, tensors = opened.files.tensors](LayerRange range) {
     return model::stage_bytes(spec, *tensors, range);
@@ -61,26 +64,32 @@ Result<OpenedModel> describe_model(formats::ModelFiles files) {
 
 Result<OpenedModel> open_local_model(const std::string& spec_text,
                                      const formats::HubEnvironment& hub,
-                                     formats::Quantize quantize) {
+                                     const ModelChoices& choices) {
   MESH_ASSIGN_OR_RETURN(formats::ModelFiles files, formats::open_model(spec_text, hub));
-  const formats::QuantizeReport report = formats::quantize_model(files, quantize);
+  files.kv_type = choices.kv_type;
+  const formats::QuantizeReport report = formats::quantize_model(files, choices.quantize);
   MESH_ASSIGN_OR_RETURN(OpenedModel opened, describe_model(std::move(files)));
-  if (quantize != formats::Quantize::kNone)
-    opened.conversion = formats::quantize_text(quantize, report);
+  if (choices.quantize != formats::Quantize::kNone)
+    opened.conversion = formats::quantize_text(choices.quantize, report);
   return opened;
 }
 
 Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
                                     const formats::HubEnvironment& hub) {
   std::string tried = "the built-in model";
-  const auto [name, quantize] = split_name(wanted.name);
-  Result<OpenedModel> builtin = open_local_model("", hub, quantize);
+  ModelChoices choices;
+  std::string name;
+  std::tie(name, choices.quantize) = split_name(wanted.name);
+  // A type that this version does not know leaves a fingerprint that cannot be met.
+  if (const auto kv_type = ops::parse_kv_dtype(wanted.kv_dtype); kv_type.ok())
+    choices.kv_type = *kv_type;
+  Result<OpenedModel> builtin = open_local_model("", hub, choices);
   if (builtin.ok() && builtin->local.identity.fingerprint == wanted.fingerprint) return builtin;
   if (name.find('/') != std::string::npos) {
     const std::string cache = formats::hub_cache_directory(hub);
     tried +=
         " and " + (cache.empty() ? std::string("the Hugging Face cache (no HOME is set)") : cache);
-    Result<OpenedModel> cached = open_local_model(name, hub, quantize);
+    Result<OpenedModel> cached = open_local_model(name, hub, choices);
     if (cached.ok() && cached->local.identity.fingerprint == wanted.fingerprint) return cached;
     if (cached.ok())
       tried += fmt::format(", where {} has another fingerprint, {}", wanted.name,

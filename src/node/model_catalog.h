@@ -2,6 +2,7 @@
 // The models a node can reach on its own disk, and what mesh and planner need to know of one.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -10,6 +11,7 @@
 #include "model/generation_config.h"
 #include "model/spec.h"
 #include "node/mesh_node.h"
+#include "ops/kv_layout.h"
 
 namespace mesh::node {
 
@@ -21,6 +23,12 @@ struct OpenedModel {
   LocalModel local;
 };
 
+// What whoever opens a model may choose beside its files.
+struct ModelChoices {
+  formats::Quantize quantize = formats::Quantize::kNone;
+  std::optional<ops::DType> kv_type = std::nullopt;  // none: the type of the residual stream
+};
+
 // Parses and fingerprints files that are open. Errors: those of model::parse_config,
 // model::parse_sampling_defaults and model::fingerprint.
 Result<OpenedModel> describe_model(formats::ModelFiles files);
@@ -29,11 +37,11 @@ Result<OpenedModel> describe_model(formats::ModelFiles files);
 // Errors: those of formats::open_model, model::parse_config,
 // model::parse_sampling_defaults and model::fingerprint.
 Result<OpenedModel> open_local_model(const std::string& spec, const formats::HubEnvironment& hub,
-                                     formats::Quantize quantize = formats::Quantize::kNone);
+                                     const ModelChoices& choices = {});
 
 // The model of the mesh among what is here: the built-in one, or the same name in the Hugging Face
-// cache, converted as its name says (":q8", ":q4"). Errors: not_found saying which model is
-// missing, where it was looked for and what to do.
+// cache, converted as its name says (":q8", ":q4"), with the mesh's type of KV cache. Errors:
+// not_found saying which model is missing, where it was looked for and what to do.
 Result<OpenedModel> find_mesh_model(const wire::ModelIdentity& wanted,
                                     const formats::HubEnvironment& hub);
 

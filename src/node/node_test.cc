@@ -224,7 +224,7 @@ TEST(MeshNodeTest, ADrainThatComesDuringALoadHolds) {
 // A node that takes its model from the mesh converts it as the mesh does.
 TEST(ModelCatalog, FindsTheConversionThatTheMeshServes) {
   const auto plain = open_local_model("", {});
-  const auto q8 = open_local_model("", {}, formats::Quantize::kQ8);
+  const auto q8 = open_local_model("", {}, {.quantize = formats::Quantize::kQ8});
   ASSERT_TRUE(plain.ok() && q8.ok());
   EXPECT_EQ(q8->local.identity.name, "pocket:q8");
   EXPECT_NE(plain->local.identity.fingerprint, q8->local.identity.fingerprint);
@@ -236,6 +236,25 @@ TEST(ModelCatalog, FindsTheConversionThatTheMeshServes) {
   wire::ModelIdentity other = q8->local.identity;
   other.name = "pocket:q4";
   EXPECT_EQ(find_mesh_model(other, {}).error().code, Code::kNotFound);
+}
+
+// So does the type of the KV cache, which no file names.
+TEST(ModelCatalog, TheKvCacheIsPartOfTheModel) {
+  const auto plain = open_local_model("", {});
+  const auto same = open_local_model("", {}, {.kv_type = plain->spec.residual});
+  const auto q8 = open_local_model("", {}, {.kv_type = ops::DType::kI8});
+  ASSERT_TRUE(plain.ok() && same.ok() && q8.ok());
+  EXPECT_EQ(same->local.identity, plain->local.identity);
+  EXPECT_EQ(q8->local.identity.kv_dtype, "q8");
+  EXPECT_NE(q8->local.identity.fingerprint, plain->local.identity.fingerprint);
+  EXPECT_LT(q8->local.cost.kv_bytes_per_layer, plain->local.cost.kv_bytes_per_layer);
+  const auto found = find_mesh_model(q8->local.identity, {});
+  ASSERT_TRUE(found.ok()) << found.error().message;
+  EXPECT_EQ(found->spec.kv, ops::DType::kI8);
+  EXPECT_EQ(found->local.identity, q8->local.identity);
+  wire::ModelIdentity later = q8->local.identity;
+  later.kv_dtype = "q3";
+  EXPECT_EQ(find_mesh_model(later, {}).error().code, Code::kNotFound);
 }
 
 }  // namespace

@@ -23,16 +23,15 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "ops/kv_layout.h"
 #include "tensor/tensor.h"
 
 namespace mesh::ops {
 
-using tensor::DType;
 using tensor::HostTensor;
 
-// Positions of one KV page, and the bookkeeping tile of attention. A segment of attention is
-// kSegmentTokens consecutive absolute positions; both are part of the numeric class.
-inline constexpr int kPageTokens = 64;
+// A segment of attention is so many consecutive absolute positions; part of the numeric class, like
+// kPageTokens.
 inline constexpr int kSegmentTokens = 512;
 
 // --- weights
@@ -120,14 +119,6 @@ struct RoutingSpec {
 
 // --- KV cache
 // -----------------------------------------------------------------------------------------------------
-struct KvLayout {
-  std::uint32_t layers =
-      0;  // layers of this stage; AttentionSpec::layer counts from 0 within the stage
-  std::uint32_t kv_heads = 0;
-  std::uint32_t head_dim = 0;
-  DType store = DType::kBF16;  // f32 or bf16
-};
-
 // Physical pages of one stage. Page 0 is reserved. Which sequence owns a page is kvcache's
 // business.
 class KvPool {

@@ -59,6 +59,7 @@ struct ModelIdentity {
   std::uint32_t hidden = 0;
   std::uint32_t context = 0;
   std::uint32_t vocabulary = 0;
+  std::string kv_dtype = {};  // what the KV cache is kept in, a name of ops/kv_layout.h
   friend bool operator==(const ModelIdentity&, const ModelIdentity&) = default;
 };
 

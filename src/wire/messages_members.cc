@@ -33,6 +33,7 @@ void put(const ModelIdentity& model, proto::Model& out) {
   out.set_hidden(model.hidden);
   out.set_context(model.context);
   out.set_vocabulary(model.vocabulary);
+  out.set_kv_dtype(clean_text(model.kv_dtype, limits::kNameBytes));
 }
 
 ModelIdentity get(const proto::Model& in, Fields& fields) {
@@ -43,6 +44,7 @@ ModelIdentity get(const proto::Model& in, Fields& fields) {
   model.hidden = in.hidden();
   model.context = in.context();
   model.vocabulary = in.vocabulary();
+  model.kv_dtype = fields.text(in.kv_dtype(), limits::kNameBytes, "the type of the KV cache");
   fields.require(
       model.layers <= limits::kLayers && model.hidden <= limits::kHidden &&
           model.context <= limits::kContext && model.vocabulary <= limits::kVocabulary,

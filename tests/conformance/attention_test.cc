@@ -42,6 +42,7 @@ const AttentionSetup kSetups[] = {
      .rope = true,
      .sinks = true,
      .window = 100},
+    {.heads = 2, .kv_heads = 1, .head_dim = 40, .store = DType::kI8, .rope = true, .window = 300},
 };
 
 TEST(Exactness, ChunkedPrefillEqualsWholePrefill) {

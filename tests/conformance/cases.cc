@@ -179,7 +179,7 @@ Case attention_case(const std::string& name, const AttentionSetup& setup, const 
             }
             return all;
           },
-          setup.store == DType::kBF16 && (setup.rope || setup.norm)};
+          setup.store != DType::kF32 && (setup.rope || setup.norm)};
 }
 
 }  // namespace
@@ -214,7 +214,7 @@ std::vector<Case> attention_cases() {
   std::vector<Case> cases;
   const Plan mixed{
       {{0, 70}, {1, 1}, {2, 513}}, {{0, 1}, {1, 1}, {2, 1}}, {{1, 9}, {2, 1}, {0, 64}}};
-  for (const DType store : {DType::kF32, DType::kBF16}) {
+  for (const DType store : {DType::kF32, DType::kBF16, DType::kI8}) {
     const std::string type = type_text(store) + " ";
     cases.push_back(attention_case(type + "plain", {.store = store}, mixed));
     cases.push_back(attention_case(

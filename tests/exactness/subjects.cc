@@ -140,6 +140,12 @@ Result<std::vector<Subject>> make_subjects(bool with_big) {
   MESH_ASSIGN_OR_RETURN(Subject pocket,
                         make_subject("pocket", Size::kSmall, formats::open_builtin_model()));
   subjects.push_back(std::move(pocket));
+  formats::ModelFiles small_cache = formats::open_builtin_model();
+  small_cache.kv_type = tensor::DType::kI8;
+  MESH_ASSIGN_OR_RETURN(Subject pocket_q8,
+                        make_subject("pocket, KV in q8", Size::kSmall, std::move(small_cache)));
+  pocket_q8.one_cut_each = true;
+  subjects.push_back(std::move(pocket_q8));
   MESH_ASSIGN_OR_RETURN(Subject experts, make_moe_subject());
   subjects.push_back(std::move(experts));
   MESH_RETURN_IF_ERROR(add_gguf_subjects(subjects));

@@ -106,7 +106,6 @@ void prepare_row(const Work& w, std::int64_t row, int worker) {
   const ops::AttentionSpec& spec = w.spec;
   const KernelTable& kernels = *w.step.device().kernels;
   const CpuKvPool& kv = *w.step.kv();
-  const bool bf16 = kv.layout().store == ops::DType::kBF16;
   const Sequence& s = w.sequences[w.sequence_of_row[row]];
   const std::int32_t position = w.step.batch().positions[static_cast<std::size_t>(row)];
   const std::size_t page_offset =
@@ -142,9 +141,9 @@ void prepare_row(const Work& w, std::int64_t row, int worker) {
     std::byte* page =
         kv.head(static_cast<std::uint32_t>(spec.layer), static_cast<std::uint32_t>(h)) +
         page_offset;
-    kernels.store_k(head.y, spec.head_dim, slot, page, bf16);
+    kernels.store_k(head.y, spec.head_dim, slot, page, kv.element());
     kernels.store_v(x + static_cast<std::int64_t>(spec.kv_heads) * spec.head_dim, spec.head_dim,
-                    kv.head_stride(), slot, page + kv.v_offset(), bf16);
+                    kv.head_stride(), slot, page + kv.v_offset(), kv.element());
   }
 }
 
@@ -166,7 +165,7 @@ void attend_unit(const Work& w, const Sequence& s, std::int32_t unit, int worker
   a.page_bytes = kv.bytes_per_page();
   a.v_offset = kv.v_offset();
   a.pages = s.pages;
-  a.bf16 = kv.layout().store == ops::DType::kBF16;
+  a.element = kv.element();
   a.head_dim = w.spec.head_dim;
   a.head_stride = w.head_stride;
   a.window = w.spec.window;
@@ -203,6 +202,18 @@ void merge_row(const Work& w, std::int64_t row, int worker) {
         parts, s.parts, w.part_stride, sinks == nullptr ? nullptr : sinks + head, spec.head_dim,
         w.head_stride, w.scratch_of(worker), w.out + (row * spec.heads + head) * spec.head_dim);
   }
+}
+
+Kernel attention_kernel(KvElement element) {
+  switch (element) {
+    case KvElement::kF32:
+      return Kernel::kAttentionF32;
+    case KvElement::kBF16:
+      return Kernel::kAttentionBF16;
+    case KvElement::kI8:
+      break;
+  }
+  return Kernel::kAttentionI8;
 }
 
 void check_shapes(const CpuStep& step, const ops::AttentionSpec& spec, const ops::Tensor& qkv) {
@@ -261,9 +272,8 @@ ops::Tensor run_attention(CpuStep& step, const ops::AttentionSpec& spec, const o
          .sequence_memory = {},
          .fresh_memory = {}};
   lay_out(w);
-  const bool bf16 = step.kv()->layout().store == ops::DType::kBF16;
   device.uses->note(Kernel::kAttentionPrepare);
-  device.uses->note(bf16 ? Kernel::kAttentionBF16 : Kernel::kAttentionF32);
+  device.uses->note(attention_kernel(step.kv()->element()));
   device.uses->note(Kernel::kAttentionMerge);
   for_range(*device.pool, qkv.rows, 1, [&w](std::int64_t begin, std::int64_t end, int worker) {
     set_float_mode();

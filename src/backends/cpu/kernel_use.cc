@@ -64,6 +64,7 @@ constexpr Row kRows[] = {
     {Kernel::kAttentionPrepare, "attention.prepare", "head"},
     {Kernel::kAttentionF32, "attention.f32", "segment"},
     {Kernel::kAttentionBF16, "attention.bf16", "segment"},
+    {Kernel::kAttentionI8, "attention.i8", "segment"},
     {Kernel::kAttentionMerge, "attention.merge", "head"},
     {Kernel::kEmbed, "embed", "row"},
     {Kernel::kTakeRows, "take_rows", "row"},

@@ -38,6 +38,7 @@ enum class Kernel : int {
   kAttentionPrepare,
   kAttentionF32,
   kAttentionBF16,
+  kAttentionI8,
   kAttentionMerge,
   kEmbed,
   kTakeRows,

@@ -39,6 +39,9 @@ struct LinearArgs {
   int block = kBlockK;
 };
 
+// Element types of the KV cache.
+enum class KvElement : int { kF32, kBF16, kI8 };
+
 // Queries of one sequence and one K/V head against the segments [segment_begin, segment_end) of the
 // cache.
 struct AttendArgs {
@@ -46,7 +49,7 @@ struct AttendArgs {
   std::size_t page_bytes = 0;            // from one page to the next
   std::size_t v_offset = 0;              // of V behind K within a page
   const std::uint32_t* pages = nullptr;  // page table of the sequence
-  bool bf16 = false;                     // element type of the cache
+  KvElement element = KvElement::kF32;
   int head_dim = 0;
   int head_stride = 0;  // head_dim rounded up to 16: a row of V, a row of o
   int window = 0;
@@ -105,9 +108,10 @@ struct KernelTable {
   void (*add_bf16)(void* residual, const float* y, std::int64_t n) = nullptr;
   void (*prepare_head)(const HeadArgs&) = nullptr;
   // K of one position into its page (slot in 0..63), V likewise.
-  void (*store_k)(const float* k, int head_dim, int slot, std::byte* page, bool bf16) = nullptr;
+  void (*store_k)(const float* k, int head_dim, int slot, std::byte* page,
+                  KvElement element) = nullptr;
   void (*store_v)(const float* v, int head_dim, int head_stride, int slot, std::byte* page,
-                  bool bf16) = nullptr;
+                  KvElement element) = nullptr;
   void (*attend)(const AttendArgs&) = nullptr;
   // Joins `parts` consecutive parts (stride in floats) in order, then the sink if not null, and
   // writes out[head_dim].

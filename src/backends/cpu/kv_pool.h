@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "backends/cpu/kernels.h"
 #include "backends/cpu/memory.h"
 #include "base/result.h"
 #include "ops/ops.h"
@@ -12,8 +13,9 @@
 namespace mesh::backends::cpu {
 
 // A page holds, for each layer and K/V head, K as [4][head_dim][16 positions] and V as
-// [64][head_stride] with head_stride = head_dim rounded up to 16. Memory is reserved at once and
-// touched when written.
+// [64][head_stride] with head_stride = head_dim rounded up to 16. In a cache of 8 bits K is
+// followed by its scales, f32 [4][blocks][16 positions], and V by its own, f32 [64][blocks]; blocks
+// of 32 dimensions. Memory is reserved at once and touched when written.
 class CpuKvPool final : public ops::KvPool {
  public:
   // Errors: invalid_argument (layout), resource_exhausted with the bytes wanted.
@@ -24,6 +26,7 @@ class CpuKvPool final : public ops::KvPool {
   void fill_with_nan() override;
 
   const ops::KvLayout& layout() const { return layout_; }
+  KvElement element() const { return element_; }
   int head_stride() const { return head_stride_; }
   std::size_t v_offset() const { return v_offset_; }
   // K of one layer and head in page 0; later pages lie bytes_per_page() apart.
@@ -34,6 +37,7 @@ class CpuKvPool final : public ops::KvPool {
  private:
   CpuKvPool() = default;
   ops::KvLayout layout_;
+  KvElement element_ = KvElement::kF32;
   std::uint32_t pages_ = 0;
   int head_stride_ = 0;
   std::size_t v_offset_ = 0;

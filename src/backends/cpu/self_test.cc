@@ -211,7 +211,8 @@ std::uint64_t hash_kernels(ops::Backend& backend) {
   for (const int rows : {1, 19}) hash_experts(hasher, backend, DType::kBF16, rows);
   for (const tensor::BlockScales& type : tensor::block_scales())
     hash_quantised(hasher, backend, type);
-  for (const DType store : {DType::kF32, DType::kBF16}) hash_attention(hasher, backend, store);
+  for (const DType store : {DType::kF32, DType::kBF16, DType::kI8})
+    hash_attention(hasher, backend, store);
   for (int i = -900; i <= 900; i += 7) {
     hasher.update_value(ops::class_exp(static_cast<float>(i) * 0.1f));
     hasher.update_value(ops::exact_sin(i * 4567.25));

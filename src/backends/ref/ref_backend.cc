@@ -117,10 +117,6 @@ class RefKvPool final : public ops::KvPool {
   std::vector<float> memory_;
 };
 
-float round_to(DType type, float x) {
-  return type == DType::kBF16 ? tensor::bf16_to_f32(tensor::f32_to_bf16(x)) : x;
-}
-
 float at(const Tensor& x, std::int64_t row, std::int64_t col) {
   const std::int64_t index = row * x.cols + col;
   return x.dtype == DType::kBF16
@@ -405,10 +401,12 @@ class RefStep final : public ops::Step {
       float* v_out = kv_->v(page, spec.layer, h, slot);
       const std::int64_t v_col = (std::int64_t{spec.heads} + spec.kv_heads + h) * spec.head_dim;
       for (int d = 0; d < spec.head_dim; ++d) {
-        k_out[d] =
-            round_to(kv_->layout().store, static_cast<float>(k[static_cast<std::size_t>(d)]));
-        v_out[d] = round_to(kv_->layout().store, at(qkv, row, v_col + d));
+        k_out[d] = static_cast<float>(k[static_cast<std::size_t>(d)]);
+        v_out[d] = at(qkv, row, v_col + d);
       }
+      const auto head_dim = static_cast<std::size_t>(spec.head_dim);
+      ops::round_to_kv(kv_->layout().store, {k_out, head_dim});
+      ops::round_to_kv(kv_->layout().store, {v_out, head_dim});
     }
   }
 
@@ -487,8 +485,8 @@ class RefBackend final : public ops::Backend {
   }
   Result<std::unique_ptr<ops::KvPool>> make_kv(const ops::KvLayout& layout,
                                                std::uint32_t pages) override {
-    if ((layout.store != DType::kF32 && layout.store != DType::kBF16) || layout.layers == 0 ||
-        layout.kv_heads == 0 || layout.head_dim == 0 || pages == 0)
+    if (!ops::is_kv_type(layout.store) || layout.layers == 0 || layout.kv_heads == 0 ||
+        layout.head_dim == 0 || pages == 0)
       return Error(Code::kInvalidArgument,
                    fmt::format("KV layout of {} layers, {} heads of {}, {} pages", layout.layers,
                                layout.kv_heads, layout.head_dim, pages));
