@@ -13,6 +13,7 @@ namespace {
 
 struct Options {
   std::string isa;
+  std::string kv_dtype = "bf16";
   int repeats = 9;
 };
 
@@ -24,14 +25,15 @@ constexpr Shape kShapes[] = {{"qwen3-0.6b", 16, 8, 128}, {"llama-3.2-1b", 32, 8,
 
 // Seconds of this thread for the last `rows` of `length` positions, the cache being full of the
 // ones before.
-Result<double> attend(ops::Backend& backend, const Shape& shape, int rows, int length,
-                      int repeats) {
+Result<double> attend(ops::Backend& backend, const Shape& shape, ops::DType store, int rows,
+                      int length, int repeats) {
   const int cols = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
   const auto pages = static_cast<std::uint32_t>(length / ops::kPageTokens + 2);
   MESH_ASSIGN_OR_RETURN(const auto kv,
                         backend.make_kv({.layers = 1,
                                          .kv_heads = static_cast<std::uint32_t>(shape.kv_heads),
-                                         .head_dim = static_cast<std::uint32_t>(shape.head_dim)},
+                                         .head_dim = static_cast<std::uint32_t>(shape.head_dim),
+                                         .store = store},
                                         pages));
   ops::RopeTable rope;
   for (int i = 0; i < shape.head_dim / 2; ++i)
@@ -79,11 +81,13 @@ Result<void> measure(const Options& options, Report& report) {
   backends::BackendOptions backend_options;
   backend_options.isa = options.isa;
   MESH_ASSIGN_OR_RETURN(const auto backend, backends::make_backend("cpu", backend_options));
+  MESH_ASSIGN_OR_RETURN(const ops::DType store, ops::parse_kv_dtype(options.kv_dtype));
   for (const Shape& shape : kShapes)
     for (const auto& [rows, length] :
-         {std::pair{512, 512}, std::pair{512, 2048}, std::pair{4, 2048}, std::pair{1, 2048}}) {
+         {std::pair{512, 512}, std::pair{512, 2048}, std::pair{4, 2048}, std::pair{1, 2048},
+          std::pair{1, 16384}}) {
       MESH_ASSIGN_OR_RETURN(const double seconds,
-                            attend(*backend, shape, rows, length, options.repeats));
+                            attend(*backend, shape, store, rows, length, options.repeats));
       // Row i sees length − rows + i + 1 positions: a product with K and one with V.
       const double pairs = rows * (length - rows) + 0.5 * rows * (rows + 1);
       const double operations = 4.0 * shape.heads * shape.head_dim * pairs;
@@ -99,6 +103,8 @@ int run(int argc, char** argv) {
   Options options;
   add_options(app, report_options);
   app.add_option("--isa", options.isa, "avx512, avx2, neon_dotprod, neon or scalar");
+  app.add_option("--kv-dtype", options.kv_dtype, "what the cache holds: f32, bf16 or q8")
+      ->capture_default_str();
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   Report report("attention", report_options);

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 
+#include "backends/backends.h"
 #include "formats/byte_source.h"
 #include "formats/safetensors.h"
 
@@ -31,6 +35,12 @@ EvalOptions llama() {
 std::string error_of(const EvalOptions& options) {
   const auto result = run_eval(options);
   return result.ok() ? "ok" : result.error().message;
+}
+
+std::ptrdiff_t likeliest(const std::vector<float>& logits, std::size_t row,
+                         std::size_t vocabulary) {
+  const auto first = logits.begin() + static_cast<std::ptrdiff_t>(row * vocabulary);
+  return std::max_element(first, first + static_cast<std::ptrdiff_t>(vocabulary)) - first;
 }
 
 TEST(ParseIds, SaysWhatIsWrong) {
@@ -142,6 +152,51 @@ TEST(RunEval, SamplingFollowsTheSeedAndNothingElse) {
   EXPECT_FALSE(file_bytes() == drawn);
   options.sampling.top_p = 0;
   EXPECT_EQ(error_of(options), "top_p is 0, outside its range");
+}
+
+// What rounding the KV cache costs in exactness, on text that the model wrote itself: the logits of
+// every row against those with a cache in f32. The figures are those of docs/benchmarks.md.
+TEST(Evaluate, RoundedKvStaysNearF32) {
+  const auto backend = backends::make_backend("cpu", {2, ""}).value();
+  formats::ModelFiles model = formats::open_builtin_model();
+  EvalOptions options;
+  options.logits = false;
+  options.generate = 200;
+  const std::vector<std::vector<TokenId>> prompts = {{5, 90, 200}, {33, 310, 7, 120}, {250, 41}};
+  const EvalResult written = evaluate(*backend, model, prompts, options).value();
+  std::vector<std::vector<TokenId>> texts = prompts;
+  for (std::size_t s = 0; s < texts.size(); ++s)
+    texts[s].insert(texts[s].end(), written.sequences[s].generated.begin(),
+                    written.sequences[s].generated.end());
+  options.logits = true;
+  options.generate = 0;
+  model.kv_type = ops::DType::kF32;
+  const EvalResult exact = evaluate(*backend, model, texts, options).value();
+  for (const auto& [store, bound] :
+       {std::pair{ops::DType::kBF16, 0.01}, std::pair{ops::DType::kI8, 0.02}}) {
+    model.kv_type = store;
+    const EvalResult other = evaluate(*backend, model, texts, options).value();
+    double squares = 0, wrong = 0, rows = 0, same = 0;
+    for (std::size_t s = 0; s < texts.size(); ++s) {
+      const std::vector<float>&a = exact.sequences[s].logits, &b = other.sequences[s].logits;
+      ASSERT_EQ(a.size(), b.size());
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        squares += double{a[i]} * a[i];
+        wrong += (double{b[i]} - a[i]) * (double{b[i]} - a[i]);
+      }
+      const std::size_t vocabulary = a.size() / texts[s].size();
+      for (std::size_t row = 0; row < texts[s].size(); ++row, ++rows)
+        same += likeliest(a, row, vocabulary) == likeliest(b, row, vocabulary) ? 1 : 0;
+    }
+    const double error = std::sqrt(wrong / squares);
+    std::printf(
+        "KV in %s: logits differ by %.5f of their root mean square, %.0f of %.0f rows choose "
+        "the same token\n",
+        std::string(ops::kv_dtype_name(store)).c_str(), error, same, rows);
+    EXPECT_GT(error, 0);  // the choice reaches the cache
+    EXPECT_LT(error, bound);
+    EXPECT_GT(same / rows, 0.95);
+  }
 }
 
 }  // namespace

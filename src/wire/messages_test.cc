@@ -28,7 +28,7 @@ Certificate certificate() {
 }
 
 ModelIdentity model() {
-  return {"pocket", 0x1122334455667788, 6, 128, 4096, 1024};
+  return {"pocket", 0x1122334455667788, 6, 128, 4096, 1024, "bf16"};
 }
 
 Hello hello() {

@@ -200,6 +200,27 @@ TEST(Mesh, RefusesOtherWeightsInOneSentenceThatNamesBothSides) {
   EXPECT_NE(said.find("other (fingerprint"), std::string::npos) << said;
 }
 
+// The second node has no -m, so it takes model and cache from the mesh; the third brings its own.
+TEST(Mesh, KeepsTheKvCacheAsItsFirstNodeSays) {
+  const ScratchDir scratch;
+  const auto mesh =
+      start_mesh(scratch, 2, {{"--kv-dtype", "q8", "--layers", "0:4"}, {"--layers", "4:8"}});
+  ASSERT_TRUE(mesh[1]->ready()) << mesh[1]->process().output();
+  const std::string answer = content(mesh[0]->ask("What is 17 + 25?"));
+  EXPECT_FALSE(answer.empty());
+  EXPECT_EQ(content(mesh[1]->ask("What is 17 + 25?")), answer);
+  for (const auto& node : mesh) {
+    const std::string status = http(node->url() + "/mesh/status").body;
+    EXPECT_NE(status.find("\"kv_dtype\":\"q8\""), std::string::npos) << status;
+  }
+  Node other(scratch, "stranger", "join",
+             {"--peer", mesh[0]->peer(), "--cluster-key-file", mesh[0]->data_dir() + "/cluster.key",
+              "-m", "pocket"});
+  EXPECT_EQ(other.process().wait(seconds(15)), 1);
+  const std::string said = other.process().output();
+  EXPECT_NE(said.find("start both with the same --kv-dtype"), std::string::npos) << said;
+}
+
 TEST(Mesh, RefusesAnotherNumericClassAndAnotherCluster) {
   const ScratchDir scratch;
   const auto mesh = start_mesh(scratch, 1);
@@ -255,6 +276,7 @@ TEST(CommandLine, SaysWhatIsWrongAndExitsByTheTable) {
       {{"status", "--watch", "--port", "1"}, 3, "no node answers"},
       {{"join"}, 2, "join needs the address of a node"},
       {{"join", "nowhere"}, 2, "the port is missing"},
+      {{"join", "127.0.0.1:1", "--kv-dtype", "q8"}, 2, "--kv-dtype q8: without -m the model is"},
       {{"run", "-m", "/nowhere"}, 1, "no model \"/nowhere\""},
       {{"eval", "-m", "pocket", "--ids", "/nowhere.json", "--out", "/nowhere"}, 1, "/nowhere.json"},
       {{"status", "--port", "1"}, 3, "no node answers at http://127.0.0.1:1"},
