@@ -137,6 +137,15 @@ class Table:
             share = used / experts if "_exps." in name and experts else 1.0
             yield name, tensor_bytes(kind, dims), elements(dims), share
 
+    def kv_shape(self):
+        """layers, kv_heads and head (dimensions of one) of the KV cache."""
+        arch = self.keys["general.architecture"]
+        heads = self.keys[f"{arch}.attention.head_count"]
+        return {"layers": self.keys[f"{arch}.block_count"],
+                "kv_heads": self.keys.get(f"{arch}.attention.head_count_kv", heads),
+                "head": self.keys.get(f"{arch}.attention.key_length",
+                                      self.keys[f"{arch}.embedding_length"] // heads)}
+
     def step_bytes(self, sequences):
         """Bytes of weights read by one step of so many sequences; experts as drawn at random."""
         return sum(size * (1 - (1 - share) ** sequences) for _, size, _, share in self._parts())
