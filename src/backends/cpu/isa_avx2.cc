@@ -8,7 +8,6 @@
 #define MESH_ISA_NAME "avx2"
 #define MESH_ISA_LANES "backends/cpu/simd_avx2.inc"
 #define MESH_ISA_QUANT32 "backends/cpu/simd_avx2_quant32.inc"
-#define MESH_ISA_QUANT32_TILE "backends/cpu/simd_avx2_quant32_tile.inc"
 
 namespace mesh::backends::cpu {
 namespace {
