@@ -56,12 +56,41 @@ void select_top(std::span<const T> values, std::size_t count, std::vector<TokenI
   if (out.size() > count) cut();
 }
 
+// Maximum by lanes, of which the compiler makes vector code.
+template <typename T>
+T maximum(std::span<const T> values) {
+  constexpr std::size_t kLanes = 16;
+  std::array<T, kLanes> lanes;
+  lanes.fill(values.front());
+  std::size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes)
+    for (std::size_t j = 0; j < kLanes; ++j)
+      lanes[j] = lanes[j] < values[i + j] ? values[i + j] : lanes[j];
+  for (; i < values.size(); ++i) lanes[0] = lanes[0] < values[i] ? values[i] : lanes[0];
+  return *std::max_element(lanes.begin(), lanes.end());
+}
+
+// The first block that reaches the maximum, and its first value that does.
 template <typename T>
 std::size_t largest_index(std::span<const T> values) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < values.size(); ++i)
-    if (values[i] > values[best]) best = i;
-  return best;
+  std::size_t block = 0;
+  T most = values.front();
+  for (std::size_t i = 0; i < values.size(); i += kBlock) {
+    const T here = maximum(values.subspan(i, std::min(kBlock, values.size() - i)));
+    if (!(here > most)) continue;
+    most = here;
+    block = i;
+  }
+  while (values[block] != most) ++block;
+  return block;
+}
+
+// Whether the largest logit wins and nothing changes a logit before.
+bool is_greedy(const SampleSpec& spec) {
+  if (spec.params == nullptr) return true;
+  const SamplingParams& params = *spec.params;
+  return params.temperature == 0.0f && params.logit_bias.empty() && !params.penalises() &&
+         (spec.drawn >= params.min_tokens || params.stop_ids.empty());
 }
 
 // Weights are integers, so that no order of additions matters. The largest is kOne; a vocabulary of
@@ -91,9 +120,9 @@ bool all_finite(std::span<const float> values) {
   return largest < 0x7F800000u;
 }
 
-Sample greedy(std::span<const float> logits) {
+TokenId greedy(std::span<const float> logits) {
   MESH_CHECK(!logits.empty(), "no logits");
-  return {static_cast<TokenId>(largest_index(logits)), all_finite(logits)};
+  return static_cast<TokenId>(largest_index(logits));
 }
 
 std::uint64_t sampling_bits(const SamplingParams& params, std::uint32_t position) {
@@ -120,13 +149,13 @@ SampledToken Sampler::sample(std::span<const float> logits, const SampleSpec& sp
     score(logits, spec.params.get(), out);
     return out;
   }
-  if (spec.params == nullptr) {
-    out.token = greedy(logits).token;
-    return out;
+  if (is_greedy(spec)) {
+    out.token = greedy(logits);
+  } else {
+    adjust(logits, spec);
+    out.token = choose(spec);
   }
-  adjust(logits, spec);
-  out.token = choose(spec);
-  if (spec.params->logprobs >= 0) score(logits, spec.params.get(), out);
+  if (spec.params != nullptr && spec.params->logprobs >= 0) score(logits, spec.params.get(), out);
   return out;
 }
 

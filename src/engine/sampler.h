@@ -14,13 +14,8 @@
 
 namespace mesh::engine {
 
-struct Sample {
-  TokenId token = 0;
-  bool finite = true;  // false: some logit is NaN or infinite, `token` means nothing
-};
-
-// Id of the largest logit, the lowest id among equals. `logits` holds at least one value.
-Sample greedy(std::span<const float> logits);
+// Id of the largest logit, the lowest id among equals. `logits` holds at least one value, none NaN.
+TokenId greedy(std::span<const float> logits);
 
 // Whether every value is finite.
 bool all_finite(std::span<const float> values);
