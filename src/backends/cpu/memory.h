@@ -9,8 +9,10 @@
 
 namespace mesh::backends::cpu {
 
-// A zero-filled block of pages, aligned to at least 64 bytes, touched lazily; empty when the system
-// refuses.
+// A reservation that huge blocks are cut from (memory.cc).
+struct Chunk;
+
+// A zero-filled block of pages, aligned to a page, touched lazily; empty when the system refuses.
 class Block {
  public:
   Block() = default;
@@ -20,7 +22,9 @@ class Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  // huge: asks for large pages, for memory that will be touched as a whole anyway.
+  // huge: in large pages, for memory that will be touched as a whole anyway. Such blocks lie side
+  // by side, so that small ones share large pages; what one held goes back to the system with it.
+  // Any thread.
   static Block allocate(std::uint64_t bytes, bool huge);
   std::byte* data() const { return data_; }
   std::uint64_t size() const { return size_; }
@@ -29,6 +33,7 @@ class Block {
  private:
   std::byte* data_ = nullptr;
   std::uint64_t size_ = 0;
+  std::shared_ptr<Chunk> chunk_;  // that it was cut from, if it was
 };
 
 // Buffers that outlive steps: a buffer is free when nobody but the pool holds it, so a tensor gives
