@@ -9,6 +9,8 @@ import statistics
 SHARE = 0.85
 DECODE_ONE = {"q4_0": 1.25, "q8_0": 1.15, "q4_k_m": 1.2}
 LESS_IS_BETTER = ("load", "peak memory")
+MEMORY_WORK = ["prefill 512", "decode 1 16"]  # what a process has done when its peak is read
+MEMORY_POSITIONS = 512 + 64                   # pages of the longer of the two hold KV at a time
 
 
 def bar(shape, mixture, cell, isa=None):
@@ -76,8 +78,12 @@ def summary(row):
     return told
 
 
-def memory_bound(file_bytes, shape, positions):
-    """Bytes that a process serving a file alone may hold: the file, KV in bf16 and 150 MB."""
+def memory_bound(file_bytes, shape):
+    """Bytes that a process serving a file alone may hold: the file, KV in bf16 and 150 MB.
+
+    >>> memory_bound(1e6, {"layers": 2, "kv_heads": 2, "head": 64})
+    151589824.0
+    """
     pair = 2 * 2  # K and V in bf16
-    kv = positions * pair * shape["layers"] * shape["kv_heads"] * shape["head"]
+    kv = MEMORY_POSITIONS * pair * shape["layers"] * shape["kv_heads"] * shape["head"]
     return file_bytes + kv + 150e6
