@@ -150,7 +150,7 @@ class LlamaSubject final : public Subject {
  public:
   explicit LlamaSubject(const DriverOptions& options) : options_(options), flash_(options.flash) {}
   ~LlamaSubject() override {
-    drop_context();
+    for (Context& context : contexts_) drop(context);
     if (model_ != nullptr) free_model();
   }
 
@@ -167,7 +167,7 @@ class LlamaSubject final : public Subject {
   Answer prefill(int tokens) override {
     if (!need_context({1, tokens, ubatch_ > 0 ? std::min(ubatch_, tokens) : tokens, false}))
       return {"no context", {}, {}};
-    forget_all(context_);
+    forget_all(here().handle);
     start_batch();
     for (int i = 0; i < tokens; ++i) add(prompt_token(0, i, vocabulary_), i, 0, i + 1 == tokens);
     const double begin = seconds_now();
@@ -178,9 +178,9 @@ class LlamaSubject final : public Subject {
   }
 
   Answer decode(int sequences, int steps, int prompt) override {
-    const bool kept = context_ != nullptr && shape_.decoding && shape_.sequences == sequences &&
-                      filled_ == prompt && prompt + steps <= shape_.positions &&
-                      shape_.flash == flash_;
+    const Shape& shape = here().shape;
+    const bool kept = here().handle != nullptr && shape.decoding && shape.sequences == sequences &&
+                      here().filled == prompt && prompt + steps <= shape.positions;
     if (!kept) {
       const int positions = (prompt + steps + kCellsUnit - 1) / kCellsUnit * kCellsUnit;
       if (!need_context({sequences, positions, std::min(std::max(prompt, sequences), 512), true}))
@@ -188,8 +188,8 @@ class LlamaSubject final : public Subject {
       if (!fill(sequences, prompt)) return {"llama_decode of the prompts failed", {}, {}};
     }
     for (int s = 0; s < sequences; ++s)
-      if (!keep_up_to(context_, s, prompt)) return {"cannot return to the prompt", {}, {}};
-    std::vector<std::int32_t> next = first_;
+      if (!keep_up_to(here().handle, s, prompt)) return {"cannot return to the prompt", {}, {}};
+    std::vector<std::int32_t> next = here().first;
     Answer answer;
     for (int step = 0; step < steps; ++step) {
       const double begin = seconds_now();
@@ -206,13 +206,13 @@ class LlamaSubject final : public Subject {
 
   Answer greedy_ids(int count, int prompt) override {
     if (!need_context({1, prompt + count, prompt, false})) return {"no context", {}, {}};
-    forget_all(context_);
+    forget_all(here().handle);
     start_batch();
     for (int i = 0; i < prompt; ++i) add(prompt_token(0, i, vocabulary_), i, 0, i + 1 == prompt);
     Answer answer;
     for (int i = 0; i < count; ++i) {
       if (!run()) return {"llama_decode failed", {}, {}};
-      answer.ids.push_back(likeliest(batch_.n_tokens - 1));
+      answer.ids.push_back(likeliest(here().batch.n_tokens - 1));
       start_batch();
       add(answer.ids.back(), prompt + i, 0, true);
     }
@@ -242,9 +242,18 @@ class LlamaSubject final : public Subject {
   struct Shape {
     int sequences = 0, positions = 0, ubatch = 0;  // positions of each sequence
     bool decoding = false;
-    bool flash = false;
     friend bool operator==(const Shape&, const Shape&) = default;
   };
+  struct Context {
+    llama_context* handle = nullptr;
+    llama_batch batch{};
+    Shape shape;
+    int filled = -1;                  // prompt in the cache of every sequence
+    std::vector<std::int32_t> first;  // token behind each prompt
+  };
+  Context& here() {
+    return contexts_[flash_ ? 1 : 0];
+  }
 
   void free_model() {
 #ifdef MESH_BENCH_IK
@@ -254,18 +263,19 @@ class LlamaSubject final : public Subject {
 #endif
   }
 
-  void drop_context() {
-    if (context_ == nullptr) return;
-    llama_free(context_);
-    llama_batch_free(batch_);
-    context_ = nullptr;
-    filled_ = -1;
+  static void drop(Context& context) {
+    if (context.handle == nullptr) return;
+    llama_free(context.handle);
+    llama_batch_free(context.batch);
+    context = {};
   }
 
-  bool need_context(Shape shape) {
-    shape.flash = flash_;
-    if (context_ != nullptr && shape == shape_) return true;
-    drop_context();
+  // That of the other attention stays when it is for the same work: trials change between them.
+  bool need_context(const Shape& shape) {
+    for (Context& context : contexts_)
+      if (context.shape != shape) drop(context);
+    Context& context = here();
+    if (context.handle != nullptr) return true;
     llama_context_params params = llama_context_default_params();
     const int cells = (shape.positions + kCellsUnit - 1) / kCellsUnit * kCellsUnit;
     const int rows = std::max(shape.ubatch, shape.decoding ? shape.ubatch : shape.positions);
@@ -276,57 +286,57 @@ class LlamaSubject final : public Subject {
     params.type_k = params.type_v = GGML_TYPE_F16;
 #ifdef MESH_BENCH_IK
     params.n_threads = params.n_threads_batch = static_cast<std::uint32_t>(options_.threads);
-    params.flash_attn = shape.flash;
+    params.flash_attn = flash_;
 #else
     params.n_threads = params.n_threads_batch = options_.threads;
     params.flash_attn_type =
-        shape.flash ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        flash_ ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.no_perf = true;
 #endif
-    context_ = llama_init_from_model(model_, params);
-    if (context_ == nullptr) return false;
+    context.handle = llama_init_from_model(model_, params);
+    if (context.handle == nullptr) return false;
 #ifndef MESH_BENCH_IK
-    llama_attach_threadpool(context_, threads_.pool(), threads_.pool());
+    llama_attach_threadpool(context.handle, threads_.pool(), threads_.pool());
 #endif
-    batch_ = llama_batch_init(std::max(rows, shape.sequences), 0, 1);
-    shape_ = shape;
+    context.batch = llama_batch_init(std::max(rows, shape.sequences), 0, 1);
+    context.shape = shape;
     return true;
   }
 
   // Each prompt is another text: shared cells would make attention cheaper than it is.
   bool fill(int sequences, int prompt) {
-    forget_all(context_);
-    first_.clear();
+    forget_all(here().handle);
+    here().first.clear();
     for (int s = 0; s < sequences; ++s) {
       for (int done = 0; done < prompt;) {
         start_batch();
-        for (; done < prompt && batch_.n_tokens < shape_.ubatch; ++done)
+        for (; done < prompt && here().batch.n_tokens < here().shape.ubatch; ++done)
           add(prompt_token(s, done, vocabulary_), done, s, done + 1 == prompt);
         if (!run()) return false;
       }
-      first_.push_back(likeliest(batch_.n_tokens - 1));
+      here().first.push_back(likeliest(here().batch.n_tokens - 1));
     }
-    filled_ = prompt;
+    here().filled = prompt;
     return true;
   }
 
   void start_batch() {
-    batch_.n_tokens = 0;
+    here().batch.n_tokens = 0;
   }
   void add(std::int32_t token, int position, int sequence, bool logits) {
-    const int i = batch_.n_tokens++;
-    batch_.token[i] = token;
-    batch_.pos[i] = position;
-    batch_.n_seq_id[i] = 1;
-    batch_.seq_id[i][0] = sequence;
-    batch_.logits[i] = logits ? 1 : 0;
+    const int i = here().batch.n_tokens++;
+    here().batch.token[i] = token;
+    here().batch.pos[i] = position;
+    here().batch.n_seq_id[i] = 1;
+    here().batch.seq_id[i][0] = sequence;
+    here().batch.logits[i] = logits ? 1 : 0;
   }
   bool run() {
-    return llama_decode(context_, batch_) == 0;
+    return llama_decode(here().handle, here().batch) == 0;
   }
 
   std::int32_t likeliest(int row) {
-    const float* logits = llama_get_logits_ith(context_, row);
+    const float* logits = llama_get_logits_ith(here().handle, row);
     if (logits == nullptr) return 0;
     float most = logits[0];
     for (int i = 1; i < vocabulary_; ++i) most = logits[i] > most ? logits[i] : most;
@@ -340,11 +350,7 @@ class LlamaSubject final : public Subject {
   int ubatch_ = 0;
   int vocabulary_ = 0;
   llama_model* model_ = nullptr;
-  llama_context* context_ = nullptr;
-  llama_batch batch_{};
-  Shape shape_;
-  int filled_ = -1;                  // prompt in the cache of every sequence
-  std::vector<std::int32_t> first_;  // token behind each prompt
+  Context contexts_[2];  // with flash attention and without
 #ifndef MESH_BENCH_IK
   Threads threads_;
 #endif
