@@ -32,7 +32,8 @@ void sort_keyed(Interpreter& in, std::vector<Keyed>& items, bool reverse) {
 std::vector<Keyed> keyed(Interpreter& in, const Value& input, const Value& attribute,
                          bool case_sensitive) {
   std::vector<Keyed> out;
-  for (const Value& item : in.iterate(input)->items) {
+  const ListPtr members = in.iterate(input);  // of a dict or a text nobody else keeps them
+  for (const Value& item : members->items) {
     in.charge(1);
     in.charge_items(2);
     const Value key =
@@ -100,7 +101,8 @@ Value groupby_filter(Interpreter& in, const Value& input, const Arguments& args)
   const Bound bound("groupby", args, {"attribute", "default", "case_sensitive"});
   bound.required(0);
   std::vector<Keyed> items;
-  for (const Value& item : in.iterate(input)->items) {
+  const ListPtr ungrouped = in.iterate(input);
+  for (const Value& item : ungrouped->items) {
     Value key = in.path(item, bound[0]);
     if (key.is_undefined() && bound.has(1)) key = bound[1];
     items.push_back({fold_case(in, key, bound.flag(2, false)), Value::list({key, item}, true)});
