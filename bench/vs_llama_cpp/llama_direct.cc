@@ -178,9 +178,10 @@ class LlamaSubject final : public Subject {
   }
 
   Answer decode(int sequences, int steps, int prompt) override {
-    const Shape& shape = here().shape;
-    const bool kept = here().handle != nullptr && shape.decoding && shape.sequences == sequences &&
-                      here().filled == prompt && prompt + steps <= shape.positions;
+    Context& context = here();
+    const Shape& shape = context.shape;
+    const bool kept = context.handle != nullptr && shape.decoding && shape.sequences == sequences &&
+                      context.filled == prompt && prompt + steps <= shape.positions;
     if (!kept) {
       const int positions = (prompt + steps + kCellsUnit - 1) / kCellsUnit * kCellsUnit;
       if (!need_context({sequences, positions, std::min(std::max(prompt, sequences), 512), true}))
@@ -188,8 +189,8 @@ class LlamaSubject final : public Subject {
       if (!fill(sequences, prompt)) return {"llama_decode of the prompts failed", {}, {}};
     }
     for (int s = 0; s < sequences; ++s)
-      if (!keep_up_to(here().handle, s, prompt)) return {"cannot return to the prompt", {}, {}};
-    std::vector<std::int32_t> next = here().first;
+      if (!keep_up_to(context.handle, s, prompt)) return {"cannot return to the prompt", {}, {}};
+    std::vector<std::int32_t> next = context.first;
     Answer answer;
     for (int step = 0; step < steps; ++step) {
       const double begin = seconds_now();
@@ -305,18 +306,19 @@ class LlamaSubject final : public Subject {
 
   // Each prompt is another text: shared cells would make attention cheaper than it is.
   bool fill(int sequences, int prompt) {
-    forget_all(here().handle);
-    here().first.clear();
+    Context& context = here();
+    forget_all(context.handle);
+    context.first.clear();
     for (int s = 0; s < sequences; ++s) {
       for (int done = 0; done < prompt;) {
         start_batch();
-        for (; done < prompt && here().batch.n_tokens < here().shape.ubatch; ++done)
+        for (; done < prompt && context.batch.n_tokens < context.shape.ubatch; ++done)
           add(prompt_token(s, done, vocabulary_), done, s, done + 1 == prompt);
         if (!run()) return false;
       }
-      here().first.push_back(likeliest(here().batch.n_tokens - 1));
+      context.first.push_back(likeliest(context.batch.n_tokens - 1));
     }
-    here().filled = prompt;
+    context.filled = prompt;
     return true;
   }
 
@@ -324,12 +326,13 @@ class LlamaSubject final : public Subject {
     here().batch.n_tokens = 0;
   }
   void add(std::int32_t token, int position, int sequence, bool logits) {
-    const int i = here().batch.n_tokens++;
-    here().batch.token[i] = token;
-    here().batch.pos[i] = position;
-    here().batch.n_seq_id[i] = 1;
-    here().batch.seq_id[i][0] = sequence;
-    here().batch.logits[i] = logits ? 1 : 0;
+    llama_batch& batch = here().batch;
+    const int i = batch.n_tokens++;
+    batch.token[i] = token;
+    batch.pos[i] = position;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = sequence;
+    batch.logits[i] = logits ? 1 : 0;
   }
   bool run() {
     return llama_decode(here().handle, here().batch) == 0;
@@ -350,7 +353,7 @@ class LlamaSubject final : public Subject {
   int ubatch_ = 0;
   int vocabulary_ = 0;
   llama_model* model_ = nullptr;
-  Context contexts_[2];  // with flash attention and without
+  Context contexts_[2];  // without flash attention and with
 #ifndef MESH_BENCH_IK
   Threads threads_;
 #endif

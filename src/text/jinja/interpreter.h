@@ -88,10 +88,12 @@ class Interpreter {
   // For list items before they are made; limits::kTemplateItems bounds the memory of all lists.
   void charge_items(std::size_t items);
   static constexpr std::size_t kTextItems = 4;  // an item that is a new text or list takes as much
-  Value make(MarkedText text);           // a string value, charged
+  Value make(MarkedText text);                  // a string value, charged
   Value make(std::string text, Origin origin);
-  ListPtr iterate(const Value& value);  // items of a list, keys of a dict, characters of a string
-  MarkedText str(const Value& value);   // what printing shows
+  // Items of a list, keys of a dict, characters of a string. The caller keeps the pointer while it
+  // walks through them: all but a list's are made here.
+  ListPtr iterate(const Value& value);
+  MarkedText str(const Value& value);  // what printing shows
   bool same(const Value& a, const Value& b);
   bool less(const Value& a, const Value& b);  // throws when Python could not compare them
   bool contains(const Value& container, const Value& item);

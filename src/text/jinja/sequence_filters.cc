@@ -32,8 +32,8 @@ void sort_keyed(Interpreter& in, std::vector<Keyed>& items, bool reverse) {
 std::vector<Keyed> keyed(Interpreter& in, const Value& input, const Value& attribute,
                          bool case_sensitive) {
   std::vector<Keyed> out;
-  const ListPtr members = in.iterate(input);  // of a dict or a text nobody else keeps them
-  for (const Value& item : members->items) {
+  const ListPtr items = in.iterate(input);
+  for (const Value& item : items->items) {
     in.charge(1);
     in.charge_items(2);
     const Value key =
