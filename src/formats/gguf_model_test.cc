@@ -118,10 +118,12 @@ Parts tiny(const std::string& architecture, const std::string& pre) {
   set("rope.freq_base", 500000.0);
   values["tokenizer.ggml.model"] = std::string("gpt2");
   values["tokenizer.ggml.pre"] = pre;
-  values["tokenizer.ggml.tokens"] = std::vector<std::string>{
-      "a",       "b",         "ab",         "Ġ",          "Ġa",
-      "<think>", "<s>",       "<|eot_id|>", "<|im_end|>", "<|end_of_text|>",
-      "[PAD10]", "\"\\\u0122"};
+  values["tokenizer.ggml.tokens"] = std::vector<std::string>{"a",          "b",
+                                                             "ab",         "Ġ",
+                                                             "Ġa",         "<think>",
+                                                             "<s>",        "<|eot_id|>",
+                                                             "<|im_end|>", "<|end_of_text|>",
+                                                             "[PAD10]",    "\"\\\u0122\n\x01"};
   values["tokenizer.ggml.token_type"] =
       std::vector<std::int64_t>{1, 1, 1, 1, 1, 4, 3, 3, 1, 3, 5, 1};
   values["tokenizer.ggml.merges"] = std::vector<std::string>{"a b", "Ġ a"};
@@ -336,7 +338,7 @@ TEST(GgufTokenizer, SpellsTheFileOfTheHub) {
                                                {"Ġ", 3},
                                                {"Ġa", 4},
                                                {"<|im_end|>", 8},
-                                               {"\"\\\u0122", 11}}));
+                                               {"\"\\\u0122\n\x01", 11}}));
   EXPECT_EQ(tokenizer["model"]["merges"], Json({"a b", "Ġ a"}));
   EXPECT_EQ(tokenizer["model"]["ignore_merges"], true);
   EXPECT_TRUE(tokenizer["normalizer"].is_null());

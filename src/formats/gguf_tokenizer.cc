@@ -1,9 +1,11 @@
 #include "formats/gguf_tokenizer.h"
 
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -75,13 +77,31 @@ Result<const PreTokenizer*> find_pre_tokenizer(const GgufMetadata& metadata) {
                fmt::format("{} \"{}\" is not supported; supported are {}", kKey, name, names));
 }
 
-// The spelling of names in messages is nlohmann's; bytes that are no UTF-8 make it throw.
+Error not_utf8() {
+  return Error(Code::kCorrupt, "tokenizer.ggml: a token or merge is not valid UTF-8");
+}
+
 Result<std::string> dump(const Json& json) {
   try {
     return json.dump();
-  } catch (const Json::exception&) {
-    return Error(Code::kCorrupt, "tokenizer.ggml: a token or merge is not valid UTF-8");
+  } catch (const Json::exception&) {  // its answer to bytes that are no UTF-8
+    return not_utf8();
   }
+}
+
+// As a JSON string; whether it is UTF-8 is the caller's to check.
+void append_quoted(std::string& out, std::string_view text) {
+  out += '"';
+  for (const char c : text) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code < 0x20) {
+      fmt::format_to(std::back_inserter(out), "\\u{:04x}", code);
+      continue;
+    }
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  out += '"';
 }
 
 // Ids of tokens by what they mean; one that is missing, or no token of the list, is none.
@@ -199,21 +219,35 @@ Json added_tokens_json(const Tokens& tokens) {
   return added;
 }
 
-Result<Json> model_json(const GgufMetadata& metadata, const PreTokenizer& pre,
-                        const Tokens& tokens) {
-  MESH_ASSIGN_OR_RETURN(std::vector<std::string> merges, metadata.texts("tokenizer.ggml.merges"));
-  Json vocab = Json::object();
-  for (std::size_t i = 0; i < tokens.texts.size(); ++i)
-    if (tokens.kinds[i] != kControl && tokens.kinds[i] != kUserDefined &&
-        tokens.kinds[i] != kUnused)
-      vocab[tokens.texts[i]] = i;
-  return Json{{"type", "BPE"},
-              {"unk_token", nullptr},
-              {"byte_fallback", false},
-              {"fuse_unk", false},
-              {"ignore_merges", pre.ignore_merges},
-              {"vocab", std::move(vocab)},
-              {"merges", std::move(merges)}};
+// Written as text: building a document of 300,000 strings and members is a good part of the time
+// that a small model loads. Of tokens with one text the first is the one that texts become.
+Result<std::string> model_json(const GgufMetadata& metadata, const PreTokenizer& pre,
+                               const Tokens& tokens) {
+  MESH_ASSIGN_OR_RETURN(const std::vector<std::string> merges,
+                        metadata.texts("tokenizer.ggml.merges"));
+  std::string out = fmt::format(
+      R"({{"type":"BPE","unk_token":null,"byte_fallback":false,"fuse_unk":false,"ignore_merges":{},"vocab":{{)",
+      pre.ignore_merges);
+  std::string_view comma;
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    if (tokens.kinds[i] == kControl || tokens.kinds[i] == kUserDefined ||
+        tokens.kinds[i] == kUnused)
+      continue;
+    out += comma;
+    append_quoted(out, tokens.texts[i]);
+    fmt::format_to(std::back_inserter(out), ":{}", i);
+    comma = ",";
+  }
+  out += R"(},"merges":[)";
+  comma = "";
+  for (const std::string& merge : merges) {
+    out += comma;
+    append_quoted(out, merge);
+    comma = ",";
+  }
+  out += "]}";
+  if (!simdjson::validate_utf8(out)) return not_utf8();
+  return out;
 }
 
 Result<GgufTokenizer> translate(const GgufMetadata& metadata) {
@@ -230,8 +264,9 @@ Result<GgufTokenizer> translate(const GgufMetadata& metadata) {
   file["added_tokens"] = added_tokens_json(tokens);
   MESH_ASSIGN_OR_RETURN(file["post_processor"],
                         post_processor_json(metadata, *pre, tokens, bos, eos));
-  MESH_ASSIGN_OR_RETURN(file["model"], model_json(metadata, *pre, tokens));
-  MESH_ASSIGN_OR_RETURN(out.tokenizer_json, dump(file));
+  MESH_ASSIGN_OR_RETURN(out.tokenizer_json, model_json(metadata, *pre, tokens));
+  MESH_ASSIGN_OR_RETURN(const std::string rest, dump(file));
+  out.tokenizer_json.insert(0, "{\"model\":").append(",").append(rest, 1);
   Json config = Json::object();
   if (bos) config["bos_token"] = tokens.texts[*bos];
   if (eos) config["eos_token"] = tokens.texts[*eos];
