@@ -9,6 +9,7 @@
 #include "api/json_text.h"
 #include "base/bytes.h"
 #include "base/random.h"
+#include "text/utf8.h"
 
 namespace mesh::api {
 namespace {
@@ -30,7 +31,7 @@ void append_bytes(std::string& out, std::string_view bytes) {
 
 // Legacy objects have no exact bytes beside a token, so its text has to name them.
 std::string legacy_text(std::string_view bytes) {
-  if (valid_utf8(bytes)) return std::string(bytes);
+  if (text::is_utf8(bytes)) return std::string(bytes);
   std::string out = "bytes:";
   for (char c : bytes)
     fmt::format_to(std::back_inserter(out), "\\x{:02x}", static_cast<unsigned char>(c));

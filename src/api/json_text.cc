@@ -4,46 +4,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "text/utf8.h"
+
 namespace mesh::api {
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-
-enum class Utf8 { kValid, kInvalid, kUnfinished };
-
-struct Utf8Step {
-  Utf8 kind;
-  std::size_t bytes;  // of the character, or of the maximal invalid part
-};
-
-// One step over well-formed byte sequences (Unicode 15, table 3-7).
-Utf8Step utf8_step(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned first = byte(0);
-  if (first < 0x80) return {Utf8::kValid, 1};
-  std::size_t length = 0;
-  unsigned low = 0x80, high = 0xBF;
-  if (first >= 0xC2 && first <= 0xDF) {
-    length = 2;
-  } else if (first >= 0xE0 && first <= 0xEF) {
-    length = 3;
-    if (first == 0xE0) low = 0xA0;
-    if (first == 0xED) high = 0x9F;
-  } else if (first >= 0xF0 && first <= 0xF4) {
-    length = 4;
-    if (first == 0xF0) low = 0x90;
-    if (first == 0xF4) high = 0x8F;
-  } else {
-    return {Utf8::kInvalid, 1};
-  }
-  for (std::size_t i = 1; i < length; ++i) {
-    if (i >= text.size()) return {Utf8::kUnfinished, i};
-    if (byte(i) < low || byte(i) > high) return {Utf8::kInvalid, i};
-    low = 0x80;
-    high = 0xBF;
-  }
-  return {Utf8::kValid, length};
-}
+using text::kReplacement;
+using text::utf8_step;
+using text::Utf8Step;
 
 // Position behind a string that starts at `at` (valid JSON).
 std::size_t skip_string(std::string_view text, std::size_t at) {
@@ -101,7 +69,7 @@ void append_json_string(std::string& out, std::string_view text) {
     if (text.empty()) break;
     const Utf8Step step = utf8_step(text);
     const char c = text.front();
-    if (step.kind != Utf8::kValid)
+    if (step.kind != Utf8Step::Kind::kValid)
       out += kReplacement;
     else if (c == '"' || c == '\\')
       (out += '\\') += c;
@@ -116,24 +84,15 @@ void append_json_string(std::string& out, std::string_view text) {
   out.push_back('"');
 }
 
-bool valid_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const Utf8Step step = utf8_step(text);
-    if (step.kind != Utf8::kValid) return false;
-    text.remove_prefix(step.bytes);
-  }
-  return true;
-}
-
 std::string Utf8Gate::push(std::string_view piece) {
-  if (held_.empty() && valid_utf8(piece)) return std::string(piece);
+  if (held_.empty() && text::is_utf8(piece)) return std::string(piece);
   held_ += piece;
   std::string_view rest = held_;
   std::string out;
   while (!rest.empty()) {
     const Utf8Step step = utf8_step(rest);
-    if (step.kind == Utf8::kUnfinished) break;
-    out += step.kind == Utf8::kValid ? rest.substr(0, step.bytes) : kReplacement;
+    if (step.kind == Utf8Step::Kind::kIncomplete) break;
+    out += step.kind == Utf8Step::Kind::kValid ? rest.substr(0, step.bytes) : kReplacement;
     rest.remove_prefix(step.bytes);
   }
   held_ = std::string(rest);

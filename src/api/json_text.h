@@ -12,8 +12,6 @@ namespace mesh::api {
 // Appends a quoted JSON string. Bytes that are not UTF-8 become U+FFFD.
 void append_json_string(std::string& out, std::string_view text);
 
-bool valid_utf8(std::string_view text);
-
 // Makes whole, valid UTF-8 out of pieces that may be cut anywhere: an unfinished character waits
 // for the next piece, invalid bytes become U+FFFD. Concatenated outputs do not depend on the cuts.
 class Utf8Gate {

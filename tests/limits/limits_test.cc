@@ -45,7 +45,7 @@ std::set<std::string> parsers() {
     if (!file.path.ends_with(".cc") || tidy::is_test(file.path) || kReaders.count(file.path) != 0)
       continue;
     for (const std::string& line : file.lines)
-      for (const char* reader : {"RequestFields", "ConfigFields", "<simdjson.h>"})
+      for (const char* reader : {"RequestFields", "ConfigFields", "simdjson::dom"})
         if (line.find(reader) != line.npos) out.insert(file.path);
   }
   return out;
